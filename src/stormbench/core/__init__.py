@@ -1,0 +1,1 @@
+"""What both sides share: standard library, numpy and mlperf_logging only."""

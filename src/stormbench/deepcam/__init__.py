@@ -1,0 +1,1 @@
+"""DeepCAM, the PyTorch workload: storms in CAM5 climate simulations."""
