@@ -17,6 +17,16 @@ PARTIAL_SUFFIX = ".partial"
 """Ends the name of every file that is not finished; readers' patterns never match it."""
 
 
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+# the mask can be read only by setting it, which is safe at import, before there are threads
+_UMASK = _umask()
+
+
 @contextlib.contextmanager
 def atomic_path(target: str | os.PathLike[str], *, sync: bool = False) -> Iterator[Path]:
     """Yield a temporary path beside `target`; rename it to `target` if the block ends well, else remove it.
@@ -35,12 +45,12 @@ def atomic_path(target: str | os.PathLike[str], *, sync: bool = False) -> Iterat
     try:
         with reported_os_errors(target):
             # mkstemp makes files private; the finished one gets the mode that open() would have given it
-            os.chmod(temporary, 0o666 & ~_umask())
+            temporary.chmod(0o666 & ~_UMASK)
             yield temporary
             if sync:
                 with open(temporary, "rb+") as stream:
                     os.fsync(stream.fileno())
-            os.replace(temporary, target)
+            temporary.replace(target)
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -81,15 +91,10 @@ def reported_os_errors(target: str | os.PathLike[str]) -> Iterator[None]:
         yield
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise RunError(f"{target}: not written, {_reason(error)}; free some space there or choose another folder, then run the same command again") from error
+            fix = "free some space there or choose another folder, then run the same command again"
+            raise RunError(f"{target}: not written, {_reason(error)}; {fix}") from error
         raise RunError(f"{target}: can't be written ({_reason(error)})") from error
 
 
 def _reason(error: OSError) -> str:
     return (error.strerror or str(error)).lower()
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

@@ -1,0 +1,223 @@
+"""Options declared once: one dataclass field carries flag, environment variable, unit, bounds and help.
+
+The command line, the shell variables, the README's table, the JSON schema and the log keys all come from these fields.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import types
+import typing
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+from stormbench.core.errors import UserError, did_you_mean
+
+KEY = "stormbench.option"
+_TRUE = {"1", "true", "yes", "on"}
+_FALSE = {"0", "false", "no", "off"}
+C = TypeVar("C")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Option:
+    """What is known of one option; `kind` is the type of its value, `many` says that it holds several."""
+
+    name: str
+    variable: str
+    default: Any
+    kind: type
+    many: bool
+    help: str
+    group: str
+    unit: str | None = None
+    minimum: float | None = None
+    above: float | None = None
+    maximum: float | None = None
+    count: int | None = None
+    choices: tuple[str, ...] | None = None
+    convert: Callable[[str], Any] | None = None
+    log_keys: tuple[str, ...] = ()
+    metavar: str | None = None
+
+    @property
+    def flag(self) -> str:
+        return f"--{self.name}"
+
+    @property
+    def bounds(self) -> str:
+        """The limits in words, such as `at least 1`."""
+        if self.choices:
+            return "one of " + ", ".join(self.choices)
+        parts = []
+        if self.count is not None:
+            parts.append(f"{self.count} numbers")
+        if self.minimum is not None:
+            parts.append(f"at least {self.minimum:g}")
+        if self.above is not None:
+            parts.append(f"above {self.above:g}")
+        if self.maximum is not None:
+            parts.append(f"at most {self.maximum:g}")
+        return ", ".join(parts)
+
+    def parse(self, text: str, origin: str) -> Any:
+        """Turn `text` into a checked value.
+
+        Raises:
+            UserError: it doesn't fit; the sentence begins with `origin`, such as `--seed 0` or `SEED=0`.
+        """
+        try:
+            if self.convert is not None:
+                return self.convert(text)
+            if self.many:
+                words = text.strip().strip("[]()").replace(",", " ").replace(":", " ").split()
+                values = tuple(self._one(word) for word in words)
+                if self.count is not None and len(values) != self.count:
+                    raise ValueError(f"needs {self.count} numbers, {len(values)} given")
+                return values
+            return self._one(text)
+        except ValueError as error:
+            raise UserError(f"{origin}: {error}") from error
+
+    def _one(self, text: str) -> Any:
+        text = text.strip()
+        if self.kind is bool:
+            if text.lower() not in _TRUE | _FALSE:
+                raise ValueError("must be 1 or 0 (true or false)")
+            return text.lower() in _TRUE
+        if self.kind is str:
+            if self.choices and text not in self.choices:
+                raise ValueError(f"must be {self.bounds}{did_you_mean(text, self.choices)}")
+            return text
+        if self.kind is Path:
+            if not text:
+                raise ValueError("must not be empty")
+            return Path(text)
+        try:
+            value = self.kind(text)
+        except ValueError:
+            article = "a whole number" if self.kind is int else "a number"
+            raise ValueError(f"must be {article}" + (f", {self.bounds}" if self.bounds else "")) from None
+        self._check_bounds(value)
+        return value
+
+    def _check_bounds(self, value: float) -> None:
+        too_low = (self.minimum is not None and value < self.minimum) or (self.above is not None and value <= self.above)
+        too_high = self.maximum is not None and value > self.maximum
+        if too_low or too_high or not math.isfinite(value):
+            raise ValueError(f"must be {self.bounds or 'finite'}")
+
+
+def option(
+    default: Any,
+    *,
+    variable: str,
+    help: str,
+    group: str,
+    unit: str | None = None,
+    minimum: float | None = None,
+    above: float | None = None,
+    maximum: float | None = None,
+    count: int | None = None,
+    choices: Sequence[str] | None = None,
+    convert: Callable[[str], Any] | None = None,
+    log_keys: Sequence[str] = (),
+    metavar: str | None = None,
+) -> Any:
+    """Declare a dataclass field as an option; the field's name is the flag's, its annotation the value's type."""
+    about = {
+        "variable": variable,
+        "help": help,
+        "group": group,
+        "unit": unit,
+        "minimum": minimum,
+        "above": above,
+        "maximum": maximum,
+        "count": count,
+        "choices": tuple(choices) if choices else None,
+        "convert": convert,
+        "log_keys": tuple(log_keys),
+        "metavar": metavar,
+    }
+    return dataclasses.field(default=default, metadata={KEY: about})
+
+
+def options_of(config: type) -> list[Option]:
+    """Return the options of a config dataclass in the order of declaration."""
+    hints = typing.get_type_hints(config)
+    found = []
+    for field in dataclasses.fields(config):
+        if KEY in field.metadata:
+            kind, many = _kind(hints[field.name])
+            found.append(Option(name=field.name, default=field.default, kind=kind, many=many, **field.metadata[KEY]))
+    return found
+
+
+def resolve(config: type[C], flags: Mapping[str, str | None], environ: Mapping[str, str]) -> tuple[C, dict[str, str]]:
+    """Build the config from flags, else environment variables, else defaults.
+
+    An empty variable counts as unset, as `export X=` in a shell config means. Returns the config and, for each
+    option that isn't at its default, where its value came from, such as `--seed 7` or `SEED=7`.
+
+    Raises:
+        UserError: a value doesn't fit its option, or the config's own `validate` refuses the combination.
+    """
+    values: dict[str, Any] = {}
+    origins: dict[str, str] = {}
+    for spec in options_of(config):
+        text = flags.get(spec.name)
+        if text is not None:
+            origins[spec.name] = f"{spec.flag} {text}".rstrip()
+        elif environ.get(spec.variable, "").strip():
+            text = environ[spec.variable]
+            origins[spec.name] = f"{spec.variable}={text}"
+        if text is not None:
+            values[spec.name] = spec.parse(text, origins[spec.name])
+    built = config(**values)
+    if hasattr(built, "validate"):
+        built.validate(origins)
+    return built, origins
+
+
+def plain(value: Any) -> Any:
+    """Return an option's value as JSON can hold it."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {key: plain(item) for key, item in dataclasses.asdict(value).items()}
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, tuple):
+        return [plain(item) for item in value]
+    return value
+
+
+def json_schema(config: type, title: str) -> dict[str, Any]:
+    """Return a JSON schema of the config's options under their environment variables' names."""
+    names = {int: "integer", float: "number", bool: "boolean", str: "string", Path: "string"}
+    properties: dict[str, Any] = {}
+    for spec in options_of(config):
+        item: dict[str, Any] = {"type": names.get(spec.kind, "string")}
+        if spec.minimum is not None:
+            item["minimum"] = spec.minimum
+        if spec.above is not None:
+            item["exclusiveMinimum"] = spec.above
+        if spec.maximum is not None:
+            item["maximum"] = spec.maximum
+        if spec.choices:
+            item["enum"] = list(spec.choices)
+        if spec.many:
+            item = {"type": "array", "items": item, **({"minItems": spec.count, "maxItems": spec.count} if spec.count else {})}
+        properties[spec.variable] = {**item, "description": spec.help, "default": plain(spec.default)}
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": title, "type": "object", "properties": properties}
+
+
+def _kind(hint: Any) -> tuple[type, bool]:
+    """Return the element type and whether there are several, for hints such as `int | None` or `tuple[float, ...]`."""
+    origin = typing.get_origin(hint)
+    if origin in (typing.Union, types.UnionType):
+        inner = [item for item in typing.get_args(hint) if item is not type(None)]
+        return _kind(inner[0])
+    if origin is tuple:
+        return _kind(typing.get_args(hint)[0])[0], True
+    return hint, False

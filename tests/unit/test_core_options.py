@@ -1,0 +1,109 @@
+"""Options: one declaration gives flag, variable, default, bounds, table and schema."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+
+from stormbench.core.arguments import Parser, add_options, given_flags
+from stormbench.core.errors import UserError
+from stormbench.core.options import json_schema, option, options_of, resolve
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Sample:
+    count: int = option(3, variable="COUNT", group="g", minimum=1, maximum=9, unit="things", help="How many.")
+    rate: float = option(0.5, variable="RATE", group="g", above=0, help="A rate.")
+    fast: bool = option(False, variable="FAST", group="g", help="Be fast.")
+    name: str | None = option(None, variable="NAME", group="g", choices=("red", "green"), help="A name.")
+    betas: tuple[float, ...] = option((0.9, 0.999), variable="BETAS", group="g", count=2, minimum=0, help="Two.")
+    place: Path = option(Path("here"), variable="PLACE", group="g", help="A place.")
+
+
+def parsed(*words: str, **environ: str) -> Sample:
+    parser = Parser(prog="t")
+    add_options(parser, Sample)
+    return resolve(Sample, given_flags(parser.parse_args(words), Sample), environ)[0]
+
+
+def test_without_flags_or_variables_the_defaults_hold() -> None:
+    assert parsed() == Sample()
+
+
+def test_a_flag_wins_over_a_variable_and_a_variable_over_the_default() -> None:
+    assert parsed("--count", "5", COUNT="7").count == 5
+    assert parsed(COUNT="7").count == 7
+
+
+def test_an_empty_variable_counts_as_unset() -> None:
+    assert parsed(COUNT="", NAME=" ").count == 3
+
+
+def test_origins_tell_where_each_value_came_from() -> None:
+    _, origins = resolve(Sample, {"count": "5"}, {"RATE": "2", "COUNT": "9"})
+    assert origins == {"count": "--count 5", "rate": "RATE=2"}
+
+
+@pytest.mark.parametrize("spelling", ["--some_long_name", "--some-long-name", "--some_long-name"])
+def test_flags_take_dashes_and_underscores_alike(spelling: str) -> None:
+    parser = Parser(prog="t")
+    parser.add_argument("--some_long_name", type=int)
+    assert parser.parse_args([spelling, "4"]).some_long_name == 4
+    assert parser.parse_args([f"{spelling}=5"]).some_long_name == 5
+
+
+@pytest.mark.parametrize("text", ["0.8 0.9", "0.8,0.9", "[0.8, 0.9]", "0.8:0.9"])
+def test_several_numbers_may_be_separated_in_the_usual_ways(text: str) -> None:
+    assert parsed(BETAS=text).betas == (0.8, 0.9)
+    assert parsed("--betas", *text.split()).betas == (0.8, 0.9)
+
+
+@pytest.mark.parametrize(("text", "value"), [("1", True), ("true", True), ("ON", True), ("0", False), ("no", False)])
+def test_switches_take_words_and_numbers(text: str, value: bool) -> None:
+    assert parsed(FAST=text).fast is value
+    assert parsed("--fast", text).fast is value
+
+
+def test_a_bare_switch_is_on() -> None:
+    assert parsed("--fast").fast is True
+
+
+@pytest.mark.parametrize(
+    ("environ", "sentence"),
+    [
+        ({"COUNT": "0"}, "COUNT=0: must be at least 1, at most 9"),
+        ({"COUNT": "10"}, "COUNT=10: must be at least 1, at most 9"),
+        ({"COUNT": "2.5"}, "COUNT=2.5: must be a whole number, at least 1, at most 9"),
+        ({"COUNT": "two"}, "COUNT=two: must be a whole number, at least 1, at most 9"),
+        ({"RATE": "0"}, "RATE=0: must be above 0"),
+        ({"RATE": "nan"}, "RATE=nan: must be above 0"),
+        ({"RATE": "inf"}, "RATE=inf: must be above 0"),
+        ({"FAST": "maybe"}, "FAST=maybe: must be 1 or 0 (true or false)"),
+        ({"NAME": "gren"}, "NAME=gren: must be one of red, green; did you mean green?"),
+        ({"BETAS": "0.9"}, "BETAS=0.9: needs 2 numbers, 1 given"),
+        ({"BETAS": "0.9 x"}, "BETAS=0.9 x: must be a number, 2 numbers, at least 0"),
+    ],
+)
+def test_a_wrong_value_is_one_sentence_with_its_origin_and_limit(environ: dict[str, str], sentence: str) -> None:
+    with pytest.raises(UserError) as caught:
+        parsed(**environ)
+    assert str(caught.value) == sentence
+
+
+def test_an_unknown_flag_names_the_nearest_one() -> None:
+    with pytest.raises(UserError, match=r"--cuont is not an option of this command; did you mean --count\?"):
+        parsed("--cuont", "3")
+
+
+def test_the_schema_carries_types_bounds_and_defaults() -> None:
+    schema = json_schema(Sample, "t")
+    assert schema["properties"]["COUNT"] == {
+        "type": "integer", "minimum": 1, "maximum": 9, "description": "How many.", "default": 3,
+    }  # fmt: skip
+    assert schema["properties"]["BETAS"]["minItems"] == 2
+    json.dumps(schema)
+
+
+def test_options_come_in_the_order_of_declaration() -> None:
+    assert [spec.name for spec in options_of(Sample)] == ["count", "rate", "fast", "name", "betas", "place"]
