@@ -1,0 +1,111 @@
+"""The verdict on a run's MLPerf log: what the official checker says of it, in one of four words that a user can act on."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import json
+import logging
+from contextlib import redirect_stdout
+from pathlib import Path
+from typing import Any
+
+from stormbench.core.errors import EXIT_DONE, EXIT_FAILED, UserError
+from stormbench.core.mllog import TARGET_MISSED
+
+COMPLIANT = "compliant"
+COMPLETE_TARGET_MISSED = "complete, target missed"
+NON_COMPLIANT = "non-compliant"
+FAILED = "failed"
+USAGE, RULESET = "hpc", "3.0.0"
+_ACCURACY_KEYS = ("eval_accuracy", "eval_start", "eval_stop")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """One of the four verdicts, why, and the checker's complaints, one line each."""
+
+    verdict: str
+    reason: str
+    complaints: tuple[str, ...] = ()
+
+    @property
+    def exit_code(self) -> int:
+        return EXIT_DONE if self.verdict in (COMPLIANT, COMPLETE_TARGET_MISSED) else EXIT_FAILED
+
+
+def judge(log: Path) -> Verdict:
+    """Judge an MLPerf log by the official checker (usage hpc, ruleset 3.0.0) and by how the run ended.
+
+    A log without `run_stop`, or stopped for another reason than a missed target, is `failed`, whatever else it holds.
+
+    Raises:
+        UserError: the file can't be read.
+    """
+    events = read_events(log)
+    stops = [event for event in events if event["key"] == "run_stop"]
+    if not stops:
+        return Verdict(verdict=FAILED, reason="the log has no run_stop: the run was killed, is still running, or waits to be continued")
+    metadata = stops[-1].get("metadata") or {}
+    status, reason = metadata.get("status"), metadata.get("reason")
+    complete = status == "success" or (status == "aborted" and reason == TARGET_MISSED)
+    if not complete:
+        return Verdict(verdict=FAILED, reason=f"run_stop has status {status}" + (f": {reason}" if reason else ""))
+    complaints = _official_complaints(log)
+    if not complaints:
+        return Verdict(verdict=COMPLIANT, reason=f"the official checker ({USAGE} {RULESET}) has no complaint")
+    evaluated = any(event["key"] == "eval_accuracy" for event in events)
+    about_accuracy = all(any(key in text for key in _ACCURACY_KEYS) for text in complaints)
+    # without any evaluation only a run that was told to skip it counts as complete
+    if about_accuracy and (evaluated or metadata.get("validation") == "disabled"):
+        why = "validation was disabled, so nothing shows the target"
+        if evaluated:
+            why = "the official checker's only complaint is the accuracy"
+        return Verdict(verdict=COMPLETE_TARGET_MISSED, reason=why, complaints=complaints)
+    return Verdict(verdict=NON_COMPLIANT, reason=f"the official checker has {len(complaints)} complaint(s)", complaints=complaints)
+
+
+def read_events(log: Path) -> list[dict[str, Any]]:
+    """Return the `:::MLLOG` lines of a file as dictionaries; other lines, and a last one cut short, are passed over.
+
+    Raises:
+        UserError: the file can't be read.
+    """
+    try:
+        lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError as error:
+        why = (error.strerror or str(error)).lower()
+        raise UserError(f"{log}: can't be read ({why}); give a result_<n>.txt or its run folder") from error
+    events = []
+    for line in lines:
+        _, token, text = line.partition(":::MLLOG ")
+        if token:
+            try:
+                event = json.loads(text)
+            except ValueError:
+                continue
+            if isinstance(event, dict) and "key" in event:
+                events.append(event)
+    return events
+
+
+def _official_complaints(log: Path) -> tuple[str, ...]:
+    from mlperf_logging.compliance_checker import mlp_compliance
+
+    checker = mlp_compliance.make_checker(USAGE, RULESET, quiet=True, werror=False)
+    # the checker reports through the root logger; its messages are taken from the object instead
+    previous = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        with redirect_stdout(io.StringIO()):
+            mlp_compliance.main(str(log), f"{USAGE}_{RULESET}/common.yaml", checker)
+    finally:
+        logging.disable(previous)
+    messages = [*checker.overwritable.values(), *checker.not_overwritable]
+    return tuple(_first_lines(text) for text in messages)
+
+
+def _first_lines(message: str) -> str:
+    """Return a complaint without the dumps of the checker's state that follow it."""
+    kept = [line for line in message.splitlines() if line.strip() and not line.startswith((":::MLLOG", "current ", "{", "}", " "))]
+    return "; ".join(kept)
