@@ -1,0 +1,1 @@
+"""Host side: judges run folders; reads nothing else."""
