@@ -29,8 +29,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return _run(words)
     except StormbenchError as error:
-        if str(error):
-            print(f"stormbench: {error}", file=sys.stderr)
+        text = str(error)
+        if text:
+            print(text if text.startswith("stormbench ") else f"stormbench: {text}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
         print("stormbench: interrupted", file=sys.stderr)

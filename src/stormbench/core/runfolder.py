@@ -43,6 +43,7 @@ class RunFolder:
         self.result_path = self.path / f"result_{experiment_id}.txt"
         self.metrics_path = self.path / "metrics.jsonl"
         self.checkpoints = self.path / "checkpoints"
+        self._lock_path = self.path / f".trial_{experiment_id}.lock"
         self._lock = self._take_lock()
         self._metrics: IO[str] | None = None
         previous = self._record().get("trials", {}).get(str(experiment_id), {})
@@ -98,6 +99,13 @@ class RunFolder:
             self._metrics.write(json.dumps(line) + "\n")
             self._metrics.flush()
 
+    def discard(self) -> None:
+        """Let go of the folder before anything was written, and remove what was made for it alone."""
+        self.close()
+        with contextlib.suppress(OSError):
+            self._lock_path.unlink(missing_ok=True)
+            self.path.rmdir()  # fails where something else is in it, as it should
+
     def close(self) -> None:
         """Let go of the folder."""
         if self._metrics is not None:
@@ -120,7 +128,7 @@ class RunFolder:
             write_json(self.path / "run.json", merged)
 
     def _take_lock(self) -> IO[str] | None:
-        stream = (self.path / f".trial_{self.experiment_id}.lock").open("w")
+        stream = self._lock_path.open("w")
         try:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -1,0 +1,40 @@
+# Two commands: `make demo` shows the whole path on this machine, `make test` proves the code.
+SHELL := /bin/bash
+PYTHON ?= python3
+VENV ?= .venv
+DEMO ?= demo
+BIN := $(VENV)/bin
+READY := $(VENV)/.stormbench-ready
+
+.PHONY: demo test lint bench clean
+.DEFAULT_GOAL := help
+
+help:  ## list the targets
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /make \1\t/' | expand -t 14
+
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { echo "$(PYTHON) is older than 3.10; give another one: make PYTHON=python3.11 ..." >&2; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install -q --upgrade pip -c constraints.txt
+	# torch first and pinned: any other request for it would fetch another build
+	$(BIN)/pip install -q -c constraints.txt torch
+	$(BIN)/pip install -q -c constraints.txt -e '.[deepcam,dev]'
+	touch $@
+
+demo: $(READY)  ## make data, train DeepCAM until its target, show the result
+	PATH="$(CURDIR)/$(BIN):$$PATH" bash benchmarks/demo.sh "$(DEMO)"
+
+lint: $(READY)  ## ruff, mypy, shellcheck
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/shellcheck run_and_time.sh benchmarks/demo.sh .ci/run
+
+test: lint  ## lint and every test
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest
+
+bench: $(READY)  ## the figures of the README, each from its script
+	$(BIN)/python benchmarks/loader.py
+	$(BIN)/python benchmarks/train_step.py
+
+clean:  ## remove the environment and the demo
+	rm -rf $(VENV) $(DEMO)

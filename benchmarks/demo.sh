@@ -1,0 +1,23 @@
+#!/usr/bin/env bash
+# The demo, step by step as a user would type it: generated data, then the job-side entry that clusters use.
+set -euo pipefail
+folder=${1:-demo}
+cd "$(dirname "$0")/.."
+
+echo "1. Data: 192 training and 16 validation samples of 96 x 144 pixels, 16 channels, in the layout of the published set."
+stormbench deepcam synth "$folder/data" --train 192 --validation 16 --height 96 --width 144 --seed 333
+
+echo "2. Training at a quarter of the network's width until the intersection over union reaches 0.82."
+# shellcheck source=configs/config_local_1x1x2_demo.sh
+source configs/config_local_1x1x2_demo.sh
+export DATADIR=$folder/data LOGDIR=$folder/results
+./run_and_time.sh
+
+cat <<TEXT
+
+Try next:
+  stormbench deepcam train --help                       every option, with its bounds
+  python -m mlperf_logging.compliance_checker --usage hpc --ruleset 3.0.0 $folder/results/*/result_1.txt
+  torchrun --nproc_per_node 2 -m stormbench deepcam train --data_dir_prefix $folder/data --width 0.25 --max_epochs 1
+(the programs are in .venv/bin)
+TEXT

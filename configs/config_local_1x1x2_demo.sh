@@ -1,0 +1,18 @@
+# shellcheck shell=bash
+# The demo: one rank on this machine, a quarter of the network's width, small generated frames.
+# A rehearsal of the whole path, not the benchmark: its figures compare with nothing published.
+export DGXSYSTEM=local
+export DGXNNODES=1
+export DGXNGPU=1
+
+export LOCAL_BATCH_SIZE=2
+export LOCAL_VALIDATION_BATCH_SIZE=4
+export STORMBENCH_WIDTH=0.25
+export OPTIMIZER=AdamW
+export START_LR=0.002
+export WEIGHT_DECAY=0.01
+export LR_WARMUP_STEPS=96
+export LR_SCHEDULE_TYPE=cosine_annealing
+export LR_T_MAX=480
+export MAX_EPOCHS=6
+export TARGET_IOU=0.82

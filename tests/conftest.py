@@ -1,0 +1,68 @@
+"""Shared by all tests: the program as a user starts it, and a small data set made once by the program itself."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+BIN = Path(sys.executable).parent
+HEIGHT, WIDTH, N_TRAIN, N_VALIDATION = 32, 48, 16, 5
+LAUNCHER_VARIABLES = ("SLURM_", "PMI", "OMPI_", "JSM_", "LSB_", "PALS_", "MV2_", "MPI_")
+
+
+def clean_environment(**extra: str) -> dict[str, str]:
+    """Return the environment without any launcher's variables, with one thread a process, and `extra`."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(LAUNCHER_VARIABLES)}
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT", "SEED"):
+        kept.pop(name, None)
+    return {**kept, "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}", "OMP_NUM_THREADS": "1", **extra}
+
+
+Run = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture(scope="session")
+def stormbench() -> Run:
+    """Run `stormbench WORD...` to its end and return what came of it."""
+
+    def run(*words: Any, timeout: float = 240, prefix: tuple[str, ...] = (), **environ: str) -> subprocess.CompletedProcess[str]:
+        command = [*prefix, sys.executable, "-m", "stormbench", *map(str, words)]
+        return subprocess.run(command, capture_output=True, text=True, timeout=timeout, env=clean_environment(**environ), check=False)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def data(stormbench: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small generated data set in the true layout; read-only by agreement, copy it to change it."""
+    folder = tmp_path_factory.mktemp("data") / "cam"
+    done = stormbench(
+        "deepcam", "synth", folder, "--train", N_TRAIN, "--validation", N_VALIDATION, "--height", HEIGHT, "--width", WIDTH, "--seed", 5
+    )
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+@pytest.fixture
+def own_data(data: Path, tmp_path: Path) -> Path:
+    """A copy of the small data set that a test may damage."""
+    return Path(shutil.copytree(data, tmp_path / "own"))
+
+
+def metrics(folder: Path, kind: str) -> list[dict[str, Any]]:
+    """Return the lines of one kind from a run folder's metrics.jsonl."""
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [line for line in lines if line["kind"] == kind]
+
+
+def record(folder: Path) -> dict[str, Any]:
+    """Return a run folder's run.json."""
+    return json.loads((folder / "run.json").read_text())
