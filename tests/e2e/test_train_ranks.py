@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -70,10 +71,12 @@ def test_a_rank_that_meets_bad_data_ends_all_ranks_with_one_sentence_and_an_abor
     victim = sorted((own_data / "train").glob("data-*.h5"))[3]
     with h5py.File(victim, "r+") as file:
         file["climate/data"][7, 9, 4] = float("nan")
-    done = launch(TORCHRUN, 2, train_words(own_data, tmp_path / "out", "--max_epochs", 2, "--target_iou", 1))
-    assert done.returncode != 0
-    assert victim.name in done.stderr
-    assert "Traceback" not in done.stderr.split("torch.distributed", 1)[0]
+    done = launch(MPIRUN, 2, train_words(own_data, tmp_path / "out", "--max_epochs", 2, "--target_iou", 1))
+    assert done.returncode == 1
+    told = [line for line in done.stderr.splitlines() if line.startswith("stormbench: ")]
+    assert len(told) == 1
+    assert re.search(rf"rank [01]: .*{victim.name}: channel 4 \(VBOT\)", told[0])
+    assert "Traceback" not in done.stderr
     last = read_events(tmp_path / "out" / "run" / "result_1.txt")[-1]
     assert (last["key"], last["metadata"]["status"]) == ("run_stop", "aborted")
     assert record(tmp_path / "out" / "run")["outcome"] == "failed"

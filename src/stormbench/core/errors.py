@@ -19,6 +19,8 @@ class StormbenchError(Exception):
     """
 
     exit_code = EXIT_FAILED
+    known_to_all = False
+    """Whether every rank of a launch raises it, so that one of them need tell it."""
 
 
 class UserError(StormbenchError):

@@ -72,10 +72,12 @@ class RunLog:
     def start(self, key: str, value: Any = None, began_ms: int | None = None, **metadata: Any) -> None:
         """Open the interval `<key>_start`; `key` is given without the ending. It may have begun before the log could be opened."""
         self._write("start", f"{key}_start", value, metadata, began_ms)
-        self._open.append((key, metadata))
+        self.reopen(key, **metadata)
 
     def stop(self, key: str, value: Any = None, **metadata: Any) -> None:
         """Close the innermost open interval `key`, with the metadata it was opened with and what is added here."""
+        if self._logger is None:
+            return
         for position in range(len(self._open) - 1, -1, -1):
             name, opened = self._open[position]
             if name == key:
@@ -86,7 +88,8 @@ class RunLog:
 
     def reopen(self, key: str, **metadata: Any) -> None:
         """Mark an interval as open that an earlier part of this log, before a stop, has opened."""
-        self._open.append((key, metadata))
+        if self._logger is not None:
+            self._open.append((key, metadata))
 
     def end(self, status: str, **metadata: Any) -> None:
         """Close every open interval, `run` last and with its status, and refuse anything after it."""

@@ -25,7 +25,9 @@ def agree(wire: Wire, mine: int, failure: StormbenchError | None = None) -> int:
     rank, (code, text) = next((rank, report) for rank, report in enumerate(reports) if report is not None)
     same = all(report == reports[rank] for report in reports)
     kind = UserError if code == EXIT_USER else RunError
-    raise kind(text if same else f"rank {rank}: {text}") from failure
+    error = kind(text if same else f"rank {rank}: {text}")
+    error.known_to_all = True
+    raise error from failure
 
 
 def together(wire: Wire, work: Callable[[], T]) -> T:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import datetime
+import inspect
 import os
 from pathlib import Path
 from typing import Any
@@ -98,11 +100,10 @@ def build(config: TrainConfig, wire: Wire, data: Data) -> tuple[Parts, list[str]
     notes = [wire.path, _set_threads(config, wire)]
     _set_determinism(config, wire)
     torch.manual_seed(config.seed)
-    on_gpu = wire.device.type == "cuda"
     network: torch.nn.Module = model.build(n_channels=len(config.channels), width=config.width).to(wire.device)
     if config.enable_nhwc:
         network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    network = batchnorm.convert(network, config.batchnorm_group_size)
+    network = batchnorm.convert(network, config.batchnorm_group_size, timeout=datetime.timedelta(seconds=config.timeout))
     bare = network
     first, second = config.optimizer_betas
     optimizer = optim.build(
@@ -113,10 +114,7 @@ def build(config: TrainConfig, wire: Wire, data: Data) -> tuple[Parts, list[str]
         bare.compile()
         notes.append("model: compiled by torch.compile")
     if wire.world_size > 1:
-        # running statistics stay each rank's own until validation combines them, so buffers aren't broadcast
-        network = torch.nn.parallel.DistributedDataParallel(
-            bare, device_ids=[wire.device.index] if on_gpu else None, broadcast_buffers=False, gradient_as_bucket_view=True
-        )
+        network = _data_parallel(bare, wire)
     half = AUTOCAST_TYPES[config.precision_mode]
     parts = Parts(
         model=bare,
@@ -180,6 +178,17 @@ def explained(error: BaseException, config: TrainConfig, wire: Wire) -> BaseExce
     return error
 
 
+def _data_parallel(bare: torch.nn.Module, wire: Wire) -> torch.nn.Module:
+    """Wrap the network so that gradients are averaged; running statistics stay each rank's own until validation combines them."""
+    wrapper = torch.nn.parallel.DistributedDataParallel
+    # torch 2.13 renamed the option
+    known = inspect.signature(wrapper.__init__).parameters
+    option = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
+    devices = [wire.device.index] if wire.device.type == "cuda" else None
+    options: dict[str, Any] = {option: False, "device_ids": devices, "gradient_as_bucket_view": True}
+    return wrapper(bare, **options)
+
+
 def _ranks_differ(position: Position) -> bool:
     """Whether running statistics are each rank's own: validation, between epochs, has made them equal."""
     return bool(position.step) or not position.history or "iou" not in position.history[-1]
@@ -194,7 +203,11 @@ def _set_threads(config: TrainConfig, wire: Wire) -> str:
     cores, total = usable_cores(), os.cpu_count() or 1
     # a scheduler that binds ranks leaves each its own cores; otherwise the ranks of a node share what they see
     bound = cores * wire.local_size <= total
-    threads = config.num_threads or int(os.environ.get("OMP_NUM_THREADS") or 0) or max(1, cores if bound else cores // wire.local_size)
+    share = max(1, cores if bound else cores // wire.local_size)
+    told = os.environ.get("OMP_NUM_THREADS", "")
+    # torchrun sets 1 where the user has set nothing
+    by_torchrun = told == "1" and "TORCHELASTIC_RUN_ID" in os.environ
+    threads = config.num_threads or (int(told) if told.isdigit() and not by_torchrun else 0) or share
     torch.set_num_threads(threads)
     return f"compute threads: {threads} for each rank"
 

@@ -151,7 +151,9 @@ def _set(parser: argparse.ArgumentParser, module: str, options: Callable[[argpar
             raise UserError(f"--storm_scale {arguments.storm_scale:g}: must be above 0")
         work = importlib.import_module(f"stormbench.deepcam.{module}").run
         summary = work(*(getattr(arguments, name) for name in positions), **options(arguments))
-        if summary is not None:
+        from stormbench.deepcam.work import world
+
+        if world().rank == 0:
             if getattr(arguments, "json", False):
                 print(json.dumps(summary, indent=2, default=str))
             else:

@@ -46,8 +46,11 @@ def run(config: TrainConfig, origins: dict[str, str]) -> int:
             except (RuntimeError, MemoryError) as error:
                 raise assemble.explained(error, config, wire) from error
     except StormbenchError as error:
-        # ranks agree on what failed, or find the same mistake each by itself: it is told once
-        raise error if launch.rank == 0 else type(error)("") from error
+        # a mistake that every rank finds by itself, or a failure that all were told of, is told once
+        common = isinstance(error, UserError) or error.known_to_all
+        if launch.rank == 0 or not common:
+            raise
+        raise type(error)("") from error
 
 
 class _Run:
