@@ -6,7 +6,7 @@ DEMO ?= demo
 BIN := $(VENV)/bin
 READY := $(VENV)/.stormbench-ready
 
-.PHONY: demo test lint bench clean
+.PHONY: help demo test lint bench readme clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -35,6 +35,9 @@ test: lint  ## lint and every test
 bench: $(READY)  ## the figures of the README, each from its script
 	$(BIN)/python benchmarks/loader.py
 	$(BIN)/python benchmarks/train_step.py
+
+readme: $(READY)  ## renew the README's table of options
+	$(BIN)/python -c 'import re, subprocess, pathlib; p = pathlib.Path("README.md"); t = subprocess.run(["$(BIN)/stormbench", "variables", "--markdown"], capture_output=True, text=True, check=True).stdout; p.write_text(re.sub(r"(<!-- variables -->\n).*?(<!-- end)", lambda m: m[1] + t + m[2], p.read_text(), flags=re.S))'
 
 clean:  ## remove the environment and the demo
 	rm -rf $(VENV) $(DEMO)

@@ -225,3 +225,22 @@ def test_a_checkpoint_of_another_run_is_a_starting_point(stormbench: Run, data: 
     assert done.returncode == 0, done.stderr
     assert [m["epoch"] for m in metrics(tmp_path / "run", "epoch")] == [3]
     assert judge(tmp_path / "run" / "result_1.txt").verdict == "complete, target missed"
+
+
+def test_numpy_files_train_to_the_same_bits_as_the_hdf5_files_they_came_from(
+    stormbench: Run, data: Path, finished: Path, tmp_path: Path
+) -> None:
+    for part in ("train", "validation"):
+        done = stormbench("deepcam", "convert", "--input_directory", data / part, "--output_directory", tmp_path / "npy" / part)
+        assert done.returncode == 0, done.stderr
+    (tmp_path / "npy" / "stats.h5").write_bytes((data / "stats.h5").read_bytes())
+    done = stormbench(*train_words(tmp_path / "npy", tmp_path, "--data_format", "numpy", *WHOLE))
+    assert done.returncode == 0, done.stderr
+    assert_same_weights(finished, tmp_path / "run")
+    assert record(tmp_path / "run")["generated_data"] is True
+
+
+def test_compiling_without_a_compiler_is_refused_with_what_to_install(stormbench: Run, data: Path, tmp_path: Path) -> None:
+    done = stormbench(*train_words(data, tmp_path, "--enable_jit"), CXX="no-such-compiler")
+    assert done.returncode == 2
+    assert "install g++" in done.stderr

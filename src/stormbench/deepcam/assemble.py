@@ -6,6 +6,7 @@ import dataclasses
 import datetime
 import inspect
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from stormbench.deepcam import batchnorm, model, optim
 from stormbench.deepcam.config import FULL_TRAIN_SAMPLES, FULL_VALIDATION_SAMPLES, TrainConfig
 from stormbench.deepcam.data import Dataset, open_dataset, stats
 from stormbench.deepcam.state import Data, Parts, Position
+from stormbench.deepcam.summarize import GENERATED_BY
 from stormbench.deepcam.wire import Wire, gather
 
 AUTOCAST_TYPES = {"fp32": None, "amp": torch.float16, "amp-bf16": torch.bfloat16}
@@ -62,7 +64,7 @@ def is_generated(folder: Path) -> bool:
     import h5py
 
     with h5py.File(folder / "stats.h5", "r", locking=False) as file:
-        return "generated_by" in file["climate"].attrs or (folder / "synth.json").exists()
+        return GENERATED_BY in file["climate"].attrs or (folder / "synth.json").exists()
 
 
 def check_headers(dataset: Dataset, wire: Wire) -> None:
@@ -77,8 +79,8 @@ def check_headers(dataset: Dataset, wire: Wire) -> None:
         raise UserError(str(error)) from error
 
 
-def check_sizes(config: TrainConfig, wire: Wire, data: Data) -> None:
-    """Refuse what can be known to fail before any training: too few samples, a closed run on another data set."""
+def check_fit(config: TrainConfig, wire: Wire, data: Data) -> None:
+    """Refuse what can be known to fail before any training: too few samples, a closed run on another data set, no compiler."""
     batch, n_train, n_validation = config.global_batch_size(wire.world_size), len(data.train), len(data.validation)
     if n_train < batch:
         raise UserError(
@@ -91,6 +93,9 @@ def check_sizes(config: TrainConfig, wire: Wire, data: Data) -> None:
             f"{data.source}: a closed run needs the full {full[0]} training and {full[1]} validation samples, there are "
             f"{n_train} and {n_validation}; set STORMBENCH_SUBMISSION_DIVISION=open"
         )
+    compiler = os.environ.get("CXX") or "g++"
+    if config.enable_jit and wire.device.type == "cpu" and shutil.which(compiler) is None:
+        raise UserError(f"--enable_jit: torch.compile needs the C++ compiler {compiler} on CPUs; install g++, or leave the option out")
     if wire.world_size % config.batchnorm_group_size:
         raise UserError(f"--batchnorm_group_size {config.batchnorm_group_size}: must divide the {wire.world_size} ranks")
 

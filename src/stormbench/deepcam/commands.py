@@ -38,7 +38,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     _split(commands)
     _summarize(commands)
     _convert(commands)
-    train = commands.add_parser("train", help="train, validate, log", usage="stormbench deepcam train [OPTION ...]", description=TRAIN_DESCRIPTION)
+    usage = "stormbench deepcam train [OPTION ...]"
+    train = commands.add_parser("train", help="train, validate, log", usage=usage, description=TRAIN_DESCRIPTION)
     add_options(train, TrainConfig)
     train.set_defaults(run=run_train)
 

@@ -20,6 +20,8 @@ from stormbench.deepcam import work
 from stormbench.deepcam.data import CHANNELS, SampleShape, hdf5, npy
 from stormbench.deepcam.data.sample import Scaling
 
+GENERATED_BY = "generated_by"
+"""Attribute of the group `climate` that tells generated data from simulated, in samples and in stats.h5."""
 NUMBERS = ("mean", "sqmean", "minval", "maxval")
 PIECE_PIXELS = 16384
 """Pixels that are turned to float64 at a time: 2 MB, which stays in a core's cache."""
@@ -69,7 +71,7 @@ def run(
     target = Path(output) if output is not None else folder / "stats.h5"
     files = team.first(lambda: _ready(folder, target))
     summary = merge(work.share(partial_of, files, team=team, what="summarize", workers=workers, progress=progress))
-    team.first(lambda: write(target, summary))
+    team.first(lambda: write(target, summary, generated_by(files[0])))
     numbers = {name: [float(value) for value in getattr(summary, name)] for name in NUMBERS}
     return {"output": str(target), "files": len(files), "count": summary.count, **numbers}
 
@@ -156,10 +158,23 @@ def merge(partials: Sequence[Partial]) -> Summary:
     )
 
 
-def write(target: Path, summary: Summary) -> None:
-    """Write stats.h5 atomically, with the same bytes for the same numbers."""
+def generated_by(path: Path) -> str | None:
+    """Return what made a generated HDF5 file, None for data of another origin."""
+    import h5py
+
+    if path.suffix != ".h5":
+        return None
+    with h5py.File(path, "r", locking=False) as file:
+        value = file["climate"].attrs.get(GENERATED_BY)
+    return value.decode() if isinstance(value, bytes) else value
+
+
+def write(target: Path, summary: Summary, origin: str | None = None) -> None:
+    """Write stats.h5 atomically, with the same bytes for the same numbers. `origin` marks statistics of generated data."""
     with new_hdf5(target) as file:
         group = file.create_group("climate")
+        if origin is not None:
+            group.attrs[GENERATED_BY] = np.bytes_(origin)
         group.create_dataset("count", data=np.int64(summary.count), track_times=False)
         for name in NUMBERS:
             group.create_dataset(name, data=getattr(summary, name), track_times=False)

@@ -72,7 +72,7 @@ class _Run:
 
     def run(self) -> int:
         config, wire = self.config, self.wire
-        assemble.check_sizes(config, wire, self.data)
+        assemble.check_fit(config, wire, self.data)
         for dataset in (self.data.train, self.data.validation):
             together(wire, lambda dataset=dataset: assemble.check_headers(dataset, wire))  # type: ignore[misc]
         together(wire, self._take_folder)

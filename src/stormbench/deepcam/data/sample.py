@@ -101,19 +101,25 @@ def store_image(path: Path, load: Load | None, stored_channels: int, scaling: Sc
     """
     out, count = image_hwc_out.reshape(-1), scaling.count
     n_pixels, step = out.size // count, scaling.piece_pixels
-    scratch_pc = None if load is None or scaling.takes_all(stored_channels) else np.empty((step, stored_channels), np.float32)
+    whole = scaling.takes_all(stored_channels)
+    stored_pc = None if load is None or whole else np.empty((step, stored_channels), np.float32)
+    # values are worked on in a piece that stays in cache and go to the buffer once: the buffer is in none
+    scratch = None if load is None else np.empty(min(step, n_pixels) * count, np.float32)
     squares = np.zeros((-(-n_pixels // step), step * count // scaling.row + 1), np.float32)
     with np.errstate(over="ignore", invalid="ignore"):
         for turn, start in enumerate(range(0, n_pixels, step)):
             stop = min(start + step, n_pixels)
             piece = out[start * count : stop * count]
-            if scratch_pc is not None and load is not None:
-                pixels_pc = scratch_pc[: stop - start]
+            work = piece if scratch is None else scratch[: piece.size]
+            if load is not None and stored_pc is not None:
+                pixels_pc = stored_pc[: stop - start]
                 load(start * stored_channels, pixels_pc.reshape(-1))
-                scaling.select(pixels_pc, piece)
+                scaling.select(pixels_pc, work)
             elif load is not None:
-                load(start * count, piece)
-            scaling.normalise(piece, squares[turn])
+                load(start * count, work)
+            scaling.normalise(work, squares[turn])
+            if scratch is not None:
+                np.copyto(piece, work)
     if not np.isfinite(squares).all():
         _refuse_not_finite(path, scaling, image_hwc_out)
 
