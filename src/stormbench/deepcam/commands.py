@@ -77,8 +77,8 @@ def _synth(commands: Any) -> None:
         "synth",
         help="make data files of the true layout",
         description="Write generated samples in the layout of the published data set: train/, validation/, test/ with "
-        "data-*.h5, and stats.h5. The same seed gives the same bytes, whatever the number of workers; a second call finishes what the first left. "
-        "Generated data shows that the machinery works, never how accurate a model is.",
+        "data-*.h5, and stats.h5. The same seed gives the same bytes, whatever the number of workers; a second call finishes "
+        "what the first left. Generated data shows that the machinery works, never how accurate a model is.",
     )
     synth.add_argument("output", type=Path, metavar="OUT", help="folder to fill")
     synth.add_argument("--train", type=not_negative, default=64, metavar="N", help="training samples (default 64)")
