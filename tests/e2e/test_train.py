@@ -121,16 +121,20 @@ def metrics_so_far(folder: Path) -> list[str]:
     return [line for line in (folder / "metrics.jsonl").read_text().splitlines() if '"step"' in line]
 
 
-@pytest.mark.parametrize("steps", [3, 11])
-def test_a_stopped_run_goes_on_to_the_same_bits(stormbench: Run, data: Path, finished: Path, tmp_path: Path, steps: int) -> None:
+@pytest.mark.parametrize(("steps", "number"), [(3, signal.SIGUSR1), (11, signal.SIGTERM)])
+def test_a_stopped_run_goes_on_to_the_same_bits(
+    stormbench: Run, data: Path, finished: Path, tmp_path: Path, steps: int, number: signal.Signals
+) -> None:
     process = start(data, tmp_path, "--logging_frequency", 1)
     wait_for_steps(tmp_path / "run", steps)
-    process.send_signal(signal.SIGUSR1)
+    process.send_signal(number)
     _, stderr = process.communicate(timeout=120)
     assert process.returncode == 75, stderr
     assert record(tmp_path / "run")["outcome"] == "stopped"
     assert "continues it" in stderr
-    done = stormbench(*train_words(data, tmp_path, *WHOLE))
+    last = read_events(tmp_path / "run" / "result_1.txt")[-1]
+    assert (last["key"], last["metadata"]["status"]) == ("run_stop", "aborted")
+    done = stormbench(*train_words(data, tmp_path, *WHOLE, "--checkpoint", "auto"))
     assert done.returncode == 0, done.stderr
     assert_same_weights(finished, tmp_path / "run")
     same = ("epoch", "iou", "class_iou", "train_loss", "validation_loss", "train_samples")
@@ -154,10 +158,10 @@ def test_a_killed_run_goes_on_from_its_last_checkpoint_to_the_same_bits(
     assert done.returncode == 0, done.stderr
     assert_same_weights(finished, tmp_path / "run")
     assert (tmp_path / "run" / "attempt1_result_1.txt").exists()
-    assert [p.name for p in (tmp_path / "run" / "checkpoints").iterdir()] == ["deepcam_1.pt"]
+    assert sorted(p.name for p in (tmp_path / "run" / "checkpoints").iterdir()) == ["deepcam_1.previous.pt", "deepcam_1.pt"]
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGINT])
 def test_a_final_signal_ends_the_run_with_a_log_that_says_aborted(data: Path, tmp_path: Path, number: signal.Signals) -> None:
     process = start(data, tmp_path, "--logging_frequency", 1, "--max_epochs", 100)
     wait_for_steps(tmp_path / "run", 2)
@@ -224,6 +228,11 @@ def test_a_checkpoint_of_another_run_is_a_starting_point(stormbench: Run, data: 
     done = stormbench(*train_words(data, tmp_path, "--max_epochs", 3, "--target_iou", 1, "--checkpoint", source))
     assert done.returncode == 0, done.stderr
     assert [m["epoch"] for m in metrics(tmp_path / "run", "epoch")] == [3]
+    assert record(tmp_path / "run")["trials"]["1"]["epochs"] == 1
+    assert record(tmp_path / "run")["trials"]["1"]["run_seconds"] > 0
+    refused = stormbench(*train_words(data, tmp_path / "other", "--max_epochs", 2, "--checkpoint", source))
+    assert refused.returncode == 2
+    assert "--max_epochs 2: the checkpoint" in refused.stderr
     assert judge(tmp_path / "run" / "result_1.txt").verdict == "complete, target missed"
 
 
@@ -244,3 +253,74 @@ def test_compiling_without_a_compiler_is_refused_with_what_to_install(stormbench
     done = stormbench(*train_words(data, tmp_path, "--enable_jit"), CXX="no-such-compiler")
     assert done.returncode == 2
     assert "install g++" in done.stderr
+
+
+def test_a_damaged_newest_checkpoint_gives_way_to_the_one_before(stormbench: Run, data: Path, finished: Path, tmp_path: Path) -> None:
+    process = start(data, tmp_path, "--logging_frequency", 1, "--save_frequency", 2)
+    wait_for_steps(tmp_path / "run", 8)
+    process.kill()
+    process.communicate(timeout=60)
+    newest = tmp_path / "run" / "checkpoints" / "deepcam_1.pt"
+    newest.write_bytes(newest.read_bytes()[:-1000])
+    (newest.parent / f".{newest.name}.1.x.partial").write_bytes(b"left by a killed save")
+    done = stormbench(*train_words(data, tmp_path, *WHOLE))
+    assert done.returncode == 0, done.stderr
+    assert "goes on from" in done.stderr
+    assert "previous.pt" in done.stderr
+    assert_same_weights(finished, tmp_path / "run")
+    assert not list(newest.parent.glob(".*"))
+
+
+def test_a_run_that_goes_on_keeps_the_options_its_log_tells(stormbench: Run, data: Path, tmp_path: Path) -> None:
+    process = start(data, tmp_path, "--logging_frequency", 1, "--max_epochs", 100)
+    wait_for_steps(tmp_path / "run", 2)
+    process.send_signal(signal.SIGUSR1)
+    process.communicate(timeout=60)
+    log = (tmp_path / "run" / "result_1.txt").read_bytes()
+    done = stormbench(*train_words(data, tmp_path, "--target_iou", 1, "--start_lr", "0.5"))
+    assert done.returncode == 2
+    assert "start_lr 0.001, this one has 0.5" in done.stderr
+    assert (tmp_path / "run" / "result_1.txt").read_bytes() == log
+
+
+def test_a_stop_before_the_first_step_leaves_a_checkpoint(data: Path, tmp_path: Path) -> None:
+    process = start(data, tmp_path)
+    deadline = time.monotonic() + 60
+    while not process_handles(process.pid, signal.SIGUSR1):
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+    process.send_signal(signal.SIGUSR1)
+    _, stderr = process.communicate(timeout=120)
+    assert process.returncode == 75, stderr
+    assert (tmp_path / "run" / "checkpoints" / "deepcam_1.pt").exists()
+
+
+def process_handles(pid: int, number: signal.Signals) -> bool:
+    status = Path(f"/proc/{pid}/status").read_text()
+    caught = int(next(line for line in status.splitlines() if line.startswith("SigCgt:")).split()[1], 16)
+    return bool(caught >> (number - 1) & 1)
+
+
+def test_step_lines_count_the_samples_since_the_line_before(stormbench: Run, data: Path, tmp_path: Path) -> None:
+    done = stormbench(*train_words(data, tmp_path, "--max_epochs", 2, "--target_iou", 1, "--logging_frequency", 3))
+    assert done.returncode == 0, done.stderr
+    lines = metrics(tmp_path / "run", "step")
+    assert [line["step"] for line in lines] == [3, 6, 9, 12, 15]
+    # the third line comes one step into the second epoch: counting three steps there would treble its rate
+    ninth = next(line for line in lines if line["step"] == 9)
+    assert ninth["samples"] == 2
+    assert [line["samples"] for line in lines if line["step"] != 9] == [6, 6, 6, 6]
+
+
+def test_output_that_nobody_reads_neither_ends_a_run_nor_hides_how_it_ended(stormbench: Run, data: Path, tmp_path: Path) -> None:
+    words = train_words(data, tmp_path, "--max_epochs", 1, "--target_iou", 1)
+    done = stormbench(*words, prefix=("sh", "-c", '"$0" "$@" >/dev/full 2>/dev/full'))
+    assert done.returncode == 0
+    assert record(tmp_path / "run")["outcome"] == "target missed"
+
+
+def test_runs_started_in_one_second_do_not_meet(stormbench: Run, data: Path, tmp_path: Path) -> None:
+    words = [word for word in train_words(data, tmp_path, "--max_epochs", 1, "--target_iou", 1) if word not in ("--run_tag", "run")]
+    both = [subprocess.Popen([sys.executable, "-m", "stormbench", *words], env=clean_environment()) for _ in range(2)]
+    assert [process.wait(timeout=120) for process in both] == [0, 0]
+    assert len([path for path in tmp_path.iterdir() if path.is_dir() and not path.name.startswith(".")]) == 2

@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from stormbench.core.verdict import read_events
-from tests.conftest import BIN, N_VALIDATION, Run, clean_environment, metrics, record
+from tests.conftest import BIN, N_TRAIN, N_VALIDATION, Run, clean_environment, metrics, record
 from tests.e2e.test_train import WHOLE, train_words, wait_for_steps, weights
 
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node"]
@@ -109,19 +109,72 @@ def test_a_killed_rank_ends_the_others_and_the_log_says_aborted(data: Path, tmp_
     wait_until_gone(ranks)
 
 
-def test_a_stop_asked_of_one_rank_stops_all_and_the_run_goes_on_to_the_same_numbers(data: Path, tmp_path: Path) -> None:
-    whole = launch(TORCHRUN, 2, train_words(data, tmp_path / "whole", "--max_epochs", 2, "--target_iou", 1))
-    assert whole.returncode == 0, whole.stderr
-    process, ranks = started(data, tmp_path / "parts")
-    os.kill(ranks[-1], signal.SIGUSR1)
-    process.communicate(timeout=120)
-    assert record(tmp_path / "parts" / "run")["outcome"] == "stopped"
-    done = launch(TORCHRUN, 2, train_words(data, tmp_path / "parts", "--max_epochs", 2, "--target_iou", 1))
+@pytest.fixture(scope="module")
+def whole(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An unbroken run of two ranks."""
+    output = tmp_path_factory.mktemp("whole")
+    done = launch(TORCHRUN, 2, train_words(data, output, *WHOLE, "--deterministic"))
     assert done.returncode == 0, done.stderr
-    first, second = weights(tmp_path / "whole" / "run"), weights(tmp_path / "parts" / "run")
+    return output / "run"
+
+
+def assert_same_run(folder: Path, whole: Path) -> None:
+    first, second = weights(whole), weights(folder)
     assert all(torch.equal(value, second[name]) for name, value in first.items())
-    same = [{k: m[k] for k in ("iou", "train_loss")} for m in metrics(tmp_path / "whole" / "run", "epoch")]
-    assert [{k: m[k] for k in ("iou", "train_loss")} for m in metrics(tmp_path / "parts" / "run", "epoch")] == same
+    names = ("epoch", "iou", "train_loss", "validation_loss")
+    figures = {m["epoch"]: [m[name] for name in names] for m in metrics(folder, "epoch")}
+    assert figures == {m["epoch"]: [m[name] for name in names] for m in metrics(whole, "epoch")}
+    keys = [event["key"] for event in read_events(folder / "result_1.txt")]
+    once = ("init_start", "init_stop", "run_start", "run_stop")
+    assert [keys.count(key) for key in once] == [1, 1, 1, 1]
+    assert keys.count("epoch_start") == keys.count("epoch_stop") == 2
+
+
+@pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGTERM])
+def test_a_stop_asked_of_one_rank_stops_all_and_auto_goes_on_to_the_same_bits(
+    data: Path, whole: Path, tmp_path: Path, number: signal.Signals
+) -> None:
+    process, ranks = started(data, tmp_path, "--deterministic", "--checkpoint", "auto")
+    os.kill(ranks[-1], number)
+    process.communicate(timeout=120)
+    assert record(tmp_path / "run")["outcome"] == "stopped"
+    done = launch(TORCHRUN, 2, train_words(data, tmp_path, *WHOLE, "--deterministic", "--checkpoint", "auto"))
+    assert done.returncode == 0, done.stderr
+    assert_same_run(tmp_path / "run", whole)
+
+
+def test_a_signal_to_torchrun_reaches_the_ranks(data: Path, tmp_path: Path) -> None:
+    process, _ = started(data, tmp_path, "--max_epochs", 100)
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=120)
+    assert record(tmp_path / "run")["outcome"] == "stopped"
+    assert (tmp_path / "run" / "checkpoints" / "deepcam_1.pt").exists()
+
+
+@pytest.mark.parametrize("steps", [4, 11])
+def test_killed_ranks_go_on_from_their_last_checkpoint_to_the_same_bits(data: Path, whole: Path, tmp_path: Path, steps: int) -> None:
+    process, ranks = started(data, tmp_path, "--deterministic", "--save_frequency", 1)
+    wait_for_steps(tmp_path / "run", steps)
+    for pid in (process.pid, *ranks):
+        os.kill(pid, signal.SIGKILL)
+    process.communicate(timeout=60)
+    wait_until_gone(ranks)
+    done = launch(TORCHRUN, 2, train_words(data, tmp_path, *WHOLE, "--deterministic", "--checkpoint", "auto"))
+    assert done.returncode == 0, done.stderr
+    assert_same_run(tmp_path / "run", whole)
+
+
+def test_a_run_goes_on_with_another_number_of_ranks(data: Path, stormbench: Run, tmp_path: Path) -> None:
+    process, ranks = started(data, tmp_path)
+    os.kill(ranks[0], signal.SIGUSR1)
+    process.communicate(timeout=120)
+    words = train_words(data, tmp_path, *WHOLE, "--checkpoint", "auto")
+    done = stormbench(*words, "--gradient_accumulation_frequency", 2)
+    assert done.returncode == 0, done.stderr
+    assert [m["epoch"] for m in metrics(tmp_path / "run", "epoch")] == [1, 2]
+    steps = [m["step"] for m in metrics(tmp_path / "run", "step")]
+    assert steps == list(range(1, 9))
+    assert metrics(tmp_path / "run", "epoch")[-1]["train_samples"] == N_TRAIN
 
 
 def test_wrong_input_is_told_once_and_not_by_every_rank(data: Path, tmp_path: Path) -> None:

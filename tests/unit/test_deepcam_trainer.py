@@ -36,7 +36,7 @@ PROGRAM = textwrap.dedent("""
             return allreduce_hook(group, bucket)
 
         parts.network.register_comm_hook(None, counted)
-        trainer = Trainer(config, wire, parts, log=RunLog(None), watch=SignalWatch(print), metric=print, save=print, position=Position())
+        trainer = Trainer(config, wire, parts, log=RunLog(None), watch=SignalWatch(), metric=print, save=print, position=Position())
         torch.manual_seed(wire.rank)
         batches = [(torch.randn(1, 16, 32, 32), torch.randint(0, 3, (1, 32, 32))) for _ in range(int(accumulation))]
         parts.network.train()
@@ -46,9 +46,44 @@ PROGRAM = textwrap.dedent("""
 """)
 
 
-def updated(tmp_path: Path, accumulation: int) -> list[list[str]]:
+GRADIENTS = textwrap.dedent("""
+    import sys
+    import torch
+    from pathlib import Path
+    from stormbench.deepcam import assemble, batchnorm, model
+    from stormbench.deepcam.loss import weighted_cross_entropy
+    from stormbench.deepcam.wireup import connect
+
+    folder = sys.argv[2]
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    images = torch.randn(2, 16, 32, 48, dtype=torch.float64)
+    labels = torch.randint(0, 3, (2, 32, 48))
+    alone = model.build(width=0.1).double()
+    weighted_cross_entropy(alone(images), labels).backward()
+    torch.manual_seed(0)
+    images, labels = torch.randn(2, 16, 32, 48, dtype=torch.float64), torch.randint(0, 3, (2, 32, 48))
+    with connect(shared_folder=Path(folder)) as wire:
+        rank = wire.rank
+        shared = batchnorm.convert(model.build(width=0.1).double(), 2)
+        network = assemble.data_parallel(shared, wire)
+        weighted_cross_entropy(network(images[rank : rank + 1]), labels[rank : rank + 1]).backward()
+        expected = torch.cat([p.grad.flatten() for p in alone.parameters()])
+        found = torch.cat([p.grad.flatten() for p in shared.parameters()])
+        difference = float((found - expected).norm() / expected.norm())
+        Path(folder, f"rank{rank}").write_text(f"{difference!r} {float(expected.norm())!r}")
+""")
+
+
+def test_two_ranks_of_batch_1_with_grouped_batch_norm_have_the_gradients_of_one_rank_of_batch_2(tmp_path: Path) -> None:
+    for difference, norm in updated(tmp_path, 1, GRADIENTS):
+        assert float(norm) > 0
+        assert float(difference) < 1e-9
+
+
+def updated(tmp_path: Path, accumulation: int, text: str = PROGRAM) -> list[list[str]]:
     program = tmp_path / "program.py"
-    program.write_text(PROGRAM)
+    program.write_text(text)
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", str(program), str(accumulation), str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, env=clean_environment(), check=False)
     assert done.returncode == 0, done.stderr

@@ -91,13 +91,13 @@ class RunLog:
         if self._logger is not None:
             self._open.append((key, metadata))
 
-    def end(self, status: str, **metadata: Any) -> None:
-        """Close every open interval, `run` last and with its status, and refuse anything after it."""
+    def end(self, status: str, ended_ms: int | None = None, **metadata: Any) -> None:
+        """Close every open interval, `run` last and with its status, and refuse anything after it. It may have ended before."""
         if self._ended:
             return
         for key, opened in reversed([item for item in self._open if item[0] != "run"]):
             self._write("end", f"{key}_stop", None, opened)
-        self._write("end", "run_stop", None, {"status": status, **metadata})
+        self._write("end", "run_stop", None, {"status": status, **metadata}, ended_ms)
         self._open.clear()
         self._ended = True
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import itertools
 import json
 import shutil
 import time
@@ -31,6 +32,19 @@ def default_tag(workload: str, seed: int) -> str:
 
 class RunFolder:
     """One trial's hold on a run folder; made by rank 0 only, which alone writes there."""
+
+    @classmethod
+    def new(cls, output_dir: Path, run_tag: str, experiment_id: int) -> RunFolder:
+        """Take a folder that wasn't there: `run_tag`, or with -2, -3, ... behind it where another run has just taken that."""
+        writable_folder(output_dir, "--output_dir")
+        for number in itertools.count(1):
+            name = run_tag if number == 1 else f"{run_tag}-{number}"
+            try:
+                (output_dir / name).mkdir()
+            except FileExistsError:
+                continue
+            return cls(output_dir, name, experiment_id)
+        raise AssertionError("itertools.count never ends")
 
     def __init__(self, output_dir: Path, run_tag: str, experiment_id: int) -> None:
         """Take the folder `output_dir/run_tag` for trial `experiment_id`.
@@ -61,9 +75,10 @@ class RunFolder:
         return self.result_path.exists()
 
     def set_aside(self) -> None:
-        """Keep the earlier attempt's log under a name of its own: moved or, where it is to be continued, copied."""
+        """Keep a copy of the earlier attempt's log under a name of its own."""
+        names = (self.path / f"attempt{number}_{self.result_path.name}" for number in itertools.count(self.attempt - 1))
         with reported_os_errors(self.result_path):
-            shutil.copy2(self.result_path, self.path / f"attempt{self.attempt - 1}_{self.result_path.name}")
+            shutil.copy2(self.result_path, next(name for name in names if not name.exists()))
 
     def begin(self, *, config: dict[str, Any], origins: dict[str, str], devices: list[str], notes: list[str], **more: Any) -> None:
         """Write run.json with all that is known at the start."""
@@ -80,15 +95,13 @@ class RunFolder:
             **more,
         }
         trial = {"attempt": self.attempt, "start": clocks.iso(clocks.now_ms()), "end": None, "outcome": RUNNING, "reason": None}
-        self._update(record, trial | {"seed": config.get("seed")})
+        # trials of one run may differ in their options: each keeps its own
+        own = {name: record[name] for name in ("command", "config", "origins")}
+        self._update(record, trial | own | {"seed": config.get("seed")})
 
     def finish(self, outcome: str, reason: str | None = None, **summary: Any) -> None:
         """Write how the trial ended, with its summary figures."""
         self._update({}, {"end": clocks.iso(clocks.now_ms()), "outcome": outcome, "reason": reason, **summary})
-
-    def note(self, **facts: Any) -> None:
-        """Add facts that became known during the run to the trial's record."""
-        self._update({}, facts)
 
     def metric(self, **values: Any) -> None:
         """Append one line to metrics.jsonl."""
@@ -128,7 +141,8 @@ class RunFolder:
             write_json(self.path / "run.json", merged)
 
     def _take_lock(self) -> IO[str] | None:
-        stream = self._lock_path.open("w")
+        with reported_os_errors(self._lock_path):
+            stream = self._lock_path.open("w")
         try:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -149,6 +163,17 @@ class RunFolder:
             with contextlib.suppress(OSError):
                 fcntl.flock(stream, fcntl.LOCK_EX)
             yield
+
+
+def unfinished_tag(output_dir: Path, experiment_id: int, prefix: str) -> str | None:
+    """Return the tag of the newest run below `output_dir` whose tag begins with `prefix` and whose trial has a checkpoint but no end."""
+    found = []
+    for path in output_dir.glob(f"{prefix}*/run.json"):
+        with contextlib.suppress(UserError, OSError):
+            trial = read_record(path.parent).get("trials", {}).get(str(experiment_id), {})
+            if trial and trial.get("outcome") not in FINISHED and any(path.parent.glob("checkpoints/*.pt")):
+                found.append((path.stat().st_mtime, path.parent.name))
+    return max(found)[1] if found else None
 
 
 def read_record(folder: Path) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from stormbench.deepcam.config import FULL_TRAIN_SAMPLES, FULL_VALIDATION_SAMPLE
 from stormbench.deepcam.data import Dataset, open_dataset, stats
 from stormbench.deepcam.state import Data, Parts, Position
 from stormbench.deepcam.summarize import GENERATED_BY
-from stormbench.deepcam.wire import Wire, gather
+from stormbench.deepcam.wire import Wire, gather_to_rank0
 
 AUTOCAST_TYPES = {"fp32": None, "amp": torch.float16, "amp-bf16": torch.bfloat16}
 
@@ -96,6 +96,11 @@ def check_fit(config: TrainConfig, wire: Wire, data: Data) -> None:
     compiler = os.environ.get("CXX") or "g++"
     if config.enable_jit and wire.device.type == "cpu" and shutil.which(compiler) is None:
         raise UserError(f"--enable_jit: torch.compile needs the C++ compiler {compiler} on CPUs; install g++, or leave the option out")
+    values = config.local_batch_size * config.batchnorm_group_size * (data.train.shape.height // 16) * (data.train.shape.width // 16)
+    if values < 2:
+        raise UserError(
+            f"{data.source}: frames of 16 x 16 pixels leave batch norm one value at --local_batch_size 1; use --local_batch_size 2"
+        )
     if wire.world_size % config.batchnorm_group_size:
         raise UserError(f"--batchnorm_group_size {config.batchnorm_group_size}: must divide the {wire.world_size} ranks")
 
@@ -119,7 +124,7 @@ def build(config: TrainConfig, wire: Wire, data: Data) -> tuple[Parts, list[str]
         bare.compile()
         notes.append("model: compiled by torch.compile")
     if wire.world_size > 1:
-        network = _data_parallel(bare, wire)
+        network = data_parallel(bare, wire)
     half = AUTOCAST_TYPES[config.precision_mode]
     parts = Parts(
         model=bare,
@@ -134,8 +139,19 @@ def build(config: TrainConfig, wire: Wire, data: Data) -> tuple[Parts, list[str]
     return parts, notes
 
 
+def data_parallel(bare: torch.nn.Module, wire: Wire) -> torch.nn.Module:
+    """Wrap the network so that gradients are averaged; running statistics stay each rank's own until validation combines them."""
+    wrapper = torch.nn.parallel.DistributedDataParallel
+    # torch 2.13 renamed the option
+    known = inspect.signature(wrapper.__init__).parameters
+    option = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
+    devices = [wire.device.index] if wire.device.type == "cuda" else None
+    options: dict[str, Any] = {option: False, "device_ids": devices, "gradient_as_bucket_view": True}
+    return wrapper(bare, **options)
+
+
 def snapshot(parts: Parts, position: Position, wire: Wire) -> dict[str, Any]:
-    """Return the run's whole state, for a checkpoint. Called on every rank: running statistics are gathered to rank 0."""
+    """Return the run's whole state, for a checkpoint. Called on every rank: what is each rank's own is gathered."""
     own = [torch.tensor([position.loss_sum, position.waited_s], dtype=torch.float64)]
     own += [buffer.detach().double().flatten().cpu() for buffer in _statistics(parts.model)]
     return {
@@ -143,26 +159,34 @@ def snapshot(parts: Parts, position: Position, wire: Wire) -> dict[str, Any]:
         "optimizer": parts.optimizer.state_dict(),
         "scaler": parts.scaler.state_dict(),
         "position": dataclasses.asdict(position),
-        "step_in_epoch": position.step,
-        "of_each_rank": gather(wire, torch.cat(own)) if _ranks_differ(position) else None,
+        "of_each_rank": gather_to_rank0(wire, torch.cat(own)) if _ranks_differ(position) else None,
         "random": torch.get_rng_state(),
     }
 
 
-def restore(state: dict[str, Any], parts: Parts, wire: Wire) -> Position:
-    """Load a checkpoint's state into the parts and return the position it was taken at."""
+def restore(state: dict[str, Any], parts: Parts, wire: Wire, step: int) -> Position:
+    """Load a checkpoint's state into the parts and return the position, with `step` updates of the epoch done.
+
+    On as many ranks as before each gets its own running statistics back, on another number all get the combined ones.
+    """
     parts.model.load_state_dict(state["model"])
     parts.optimizer.load_state_dict(state["optimizer"])
-    parts.scaler.load_state_dict(state["scaler"])
+    if state["scaler"] and parts.scaler.is_enabled():
+        parts.scaler.load_state_dict(state["scaler"])
     torch.set_rng_state(state["random"])
     position = Position(**state["position"])
     of_each_rank = state["of_each_rank"]
-    if of_each_rank is not None and len(of_each_rank) == wire.world_size:
-        values, offset = of_each_rank[wire.rank], 2
+    if of_each_rank is not None:
+        same = len(of_each_rank) == wire.world_size
+        values = of_each_rank[wire.rank] if same else _pooled(of_each_rank, _statistics(parts.model))
         position.loss_sum, position.waited_s = values[:2].tolist()
+        offset = 2
         for buffer in _statistics(parts.model):
             buffer.copy_(values[offset : offset + buffer.numel()].view_as(buffer))
             offset += buffer.numel()
+    if position.step:
+        position.loss_sum *= step / position.step
+    position.step = step
     return position
 
 
@@ -183,17 +207,6 @@ def explained(error: BaseException, config: TrainConfig, wire: Wire) -> BaseExce
     return error
 
 
-def _data_parallel(bare: torch.nn.Module, wire: Wire) -> torch.nn.Module:
-    """Wrap the network so that gradients are averaged; running statistics stay each rank's own until validation combines them."""
-    wrapper = torch.nn.parallel.DistributedDataParallel
-    # torch 2.13 renamed the option
-    known = inspect.signature(wrapper.__init__).parameters
-    option = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
-    devices = [wire.device.index] if wire.device.type == "cuda" else None
-    options: dict[str, Any] = {option: False, "device_ids": devices, "gradient_as_bucket_view": True}
-    return wrapper(bare, **options)
-
-
 def _ranks_differ(position: Position) -> bool:
     """Whether running statistics are each rank's own: validation, between epochs, has made them equal."""
     return bool(position.step) or not position.history or "iou" not in position.history[-1]
@@ -201,6 +214,18 @@ def _ranks_differ(position: Position) -> bool:
 
 def _statistics(network: torch.nn.Module) -> list[torch.Tensor]:
     return [buffer for name, buffer in network.named_buffers() if name.endswith(("running_mean", "running_var"))]
+
+
+def _pooled(of_each_rank: list[torch.Tensor], buffers: list[torch.Tensor]) -> torch.Tensor:
+    """Average the ranks' sums, and combine their running means and variances, which alternate, by the law of total variance."""
+    stacked = torch.stack(list(of_each_rank))
+    pooled, offset = stacked.mean(0), 2
+    for mean, variance in zip(buffers[::2], buffers[1::2], strict=True):
+        end = offset + mean.numel()
+        spread = (stacked[:, offset:end] - pooled[offset:end]).square().mean(0)
+        pooled[end : end + variance.numel()] += spread
+        offset = end + variance.numel()
+    return pooled
 
 
 def _set_threads(config: TrainConfig, wire: Wire) -> str:

@@ -2,62 +2,52 @@
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from stormbench.core.errors import RunError, UserError
-from stormbench.core.files import atomic_path
-from stormbench.deepcam.config import TrainConfig
+from stormbench.core.files import PARTIAL_SUFFIX, atomic_path
 
 KIND = "stormbench DeepCAM checkpoint"
 FORMAT = 1
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Identity:
-    """What has to agree between a checkpoint and the run that goes on from it, under the options' names."""
-
-    channels: tuple[int, ...]
-    width: float
-    optimizer: str
-    seed: int
-    local_batch_size: int
-    gradient_accumulation_frequency: int
-    batchnorm_group_size: int
-    shuffle_mode: str
-    world_size: int
-    train_samples: int
-    height: int
-    width_px: int
-
-    @classmethod
-    def of(cls, config: TrainConfig, *, world_size: int, train_samples: int, height: int, width_px: int) -> Identity:
-        named = {field.name: getattr(config, field.name) for field in dataclasses.fields(cls) if hasattr(config, field.name)}
-        return cls(**named, world_size=world_size, train_samples=train_samples, height=height, width_px=width_px)
+def file_name(prefix: str, experiment_id: int) -> str:
+    """Return the name of a trial's newest checkpoint."""
+    return f"{prefix}_{experiment_id}.pt"
 
 
-ALWAYS = ("channels", "width", "optimizer")
-"""A checkpoint of another model or optimizer can't be used at all; the rest matters where an epoch is continued in its middle."""
+def previous(path: Path) -> Path:
+    """Return where the checkpoint before the newest is kept."""
+    return path.with_name(f"{path.stem}.previous{path.suffix}")
 
 
-def save(path: Path, state: dict[str, Any], identity: Identity) -> None:
-    """Write `state` to `path` atomically.
+def save(path: Path, state: dict[str, Any]) -> None:
+    """Write `state` to `path` atomically; what was there is kept as the previous one.
 
     Raises:
-        RunError: the disk is full or the folder can't be written; an earlier checkpoint of that name stays.
+        RunError: the disk is full or the folder can't be written; earlier checkpoints stay.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with atomic_path(path, sync=True) as temporary:
-            torch.save({"kind": KIND, "format": FORMAT, "identity": dataclasses.asdict(identity), **state}, temporary)
+            torch.save({"kind": KIND, "format": FORMAT, **state}, temporary)
+            if path.exists():
+                # a reader that comes between the two renames finds the previous one
+                path.replace(previous(path))
     except RuntimeError as error:
         # torch's zip writer turns a failed write (a full disk) into a RuntimeError without errno
         raise RunError(f"{path}: the checkpoint can't be written ({str(error).splitlines()[0]}); is the disk full?") from error
     except OSError as error:
         raise RunError(f"{path}: the checkpoint can't be written ({(error.strerror or str(error)).lower()})") from error
+
+
+def clear_partial(path: Path) -> None:
+    """Remove what a killed run left of a checkpoint that it was writing. Call it only with the trial's lock."""
+    for stale in path.parent.glob(f".{path.name}.*{PARTIAL_SUFFIX}"):
+        stale.unlink(missing_ok=True)
 
 
 def load(path: Path) -> dict[str, Any]:
@@ -78,24 +68,3 @@ def load(path: Path) -> dict[str, Any]:
     if state["format"] != FORMAT:
         raise UserError(f"--checkpoint {path}: has format {state['format']}, this version reads {FORMAT}; use the version that wrote it")
     return state
-
-
-def check_identity(path: Path, state: dict[str, Any], identity: Identity) -> None:
-    """Refuse a checkpoint that this run can't continue, naming the option and both values.
-
-    Raises:
-        UserError: the model or the optimizer differs or, in the middle of an epoch, the data order would.
-    """
-    ours = dataclasses.asdict(identity)
-    names = ALWAYS if state["step_in_epoch"] == 0 else tuple(ours)
-    for name in names:
-        theirs = state["identity"].get(name)
-        theirs = tuple(theirs) if isinstance(theirs, list) else theirs
-        if theirs != ours[name]:
-            place = "was written in the middle of an epoch of" if name not in ALWAYS else "is of"
-            both = f"{name} {_text(theirs)}, this one has {_text(ours[name])}"
-            raise UserError(f"--checkpoint {path}: {place} a run with {both}; make them equal")
-
-
-def _text(value: Any) -> str:
-    return " ".join(map(str, value)) if isinstance(value, tuple) else str(value)

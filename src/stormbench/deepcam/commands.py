@@ -11,7 +11,9 @@ from typing import Any
 
 from stormbench.core.arguments import add_options, given_flags
 from stormbench.core.errors import EXIT_DONE, UserError
+from stormbench.core.launch import detect
 from stormbench.core.options import resolve
+from stormbench.core.signals import SignalWatch
 from stormbench.deepcam.config import TrainConfig
 
 TRAIN_DESCRIPTION = """\
@@ -46,10 +48,16 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run_train(arguments: argparse.Namespace) -> int:
     """Resolve the options and train."""
-    config, origins = resolve(TrainConfig, given_flags(arguments, TrainConfig), os.environ)
-    from stormbench.deepcam.train import run
+    try:
+        config, origins = resolve(TrainConfig, given_flags(arguments, TrainConfig), os.environ)
+    except UserError as error:
+        # every rank of a launch finds the same mistake: it is told once
+        raise error if detect(os.environ).rank == 0 else UserError("") from None
+    # before torch is there, which takes seconds in which a signal may come
+    with SignalWatch() as watch:
+        from stormbench.deepcam.train import run
 
-    return run(config, origins)
+        return run(config, origins, watch)
 
 
 def positive(text: str) -> int:

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 
 import numpy as np
 import torch
 
 from stormbench.core.clocks import Stopwatch
 from stormbench.deepcam import batchnorm
-from stormbench.deepcam.agreement import together
+from stormbench.deepcam.agreement import FINE, STOP, agree, together
 from stormbench.deepcam.config import TrainConfig
 from stormbench.deepcam.data import Dataset
 from stormbench.deepcam.data.loader import Loader
 from stormbench.deepcam.data.sampler import validation_share
 from stormbench.deepcam.loss import weighted_cross_entropy
 from stormbench.deepcam.metric import IoU
+from stormbench.deepcam.state import Parts
 from stormbench.deepcam.wire import Wire, sum_over_ranks
 
 
@@ -30,19 +32,22 @@ class Validation:
     seconds: float
 
 
-def score_share(model: torch.nn.Module, dataset: Dataset, wire: Wire, config: TrainConfig, autocast: torch.amp.autocast) -> torch.Tensor:
-    """Score this rank's share of the validation set with the bare network; no communication.
+def score_share(parts: Parts, wire: Wire, config: TrainConfig, stop: Callable[[], bool]) -> torch.Tensor | None:
+    """Score this rank's share of the validation set with the bare network; no communication. None where `stop` became true.
 
     Returns a float64 vector on the rank's device: the state of `metric.IoU`, then the sum of the samples' losses. The
     vectors of all ranks add up to that of the whole set.
     """
+    dataset, model = parts.data.validation, parts.model
     order = validation_share(len(dataset), wire.world_size, wire.rank)
     score, loss_sum = IoU(), 0.0
     model.eval()
     try:
         with torch.inference_mode(), make_loader(dataset, order, config.local_batch_size_validation, wire, config) as loader:
             for image_nchw, label_nhw in loader:
-                with autocast:
+                if stop():
+                    return None
+                with parts.autocast:
                     logits_nchw = model(image_nchw)
                     loss = weighted_cross_entropy(logits_nchw, label_nhw)
                 loss_sum += float(loss) * len(label_nhw)
@@ -52,11 +57,17 @@ def score_share(model: torch.nn.Module, dataset: Dataset, wire: Wire, config: Tr
     return torch.cat([score.state().to(wire.device), torch.tensor([loss_sum], dtype=torch.float64, device=wire.device)])
 
 
-def evaluate(model: torch.nn.Module, dataset: Dataset, wire: Wire, config: TrainConfig, autocast: torch.amp.autocast) -> Validation:
-    """Combine the batch-norm statistics of all ranks, then score the whole validation set, every sample once."""
+def evaluate(parts: Parts, wire: Wire, config: TrainConfig, stop: Callable[[], bool]) -> Validation | None:
+    """Combine the batch-norm statistics of all ranks, then score the whole validation set, every sample once.
+
+    Returns None on every rank where `stop` became true on one.
+    """
     watch = Stopwatch()
-    batchnorm.combine_statistics(model)
-    scores = together(wire, lambda: score_share(model, dataset, wire, config, autocast))
+    batchnorm.combine_statistics(parts.model)
+    scores = together(wire, lambda: score_share(parts, wire, config, stop))
+    if agree(wire, STOP if scores is None else FINE) == STOP:
+        return None
+    assert scores is not None
     totals = sum_over_ranks(wire, scores)
     result = IoU.from_state(totals[:-1]).result()
     return Validation(

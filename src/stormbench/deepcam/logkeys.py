@@ -23,12 +23,12 @@ def log_submission(log: RunLog, config: TrainConfig) -> None:
     log.event("submission_platform", config.submission_platform or describe_host())
 
 
-def log_cache_clear(log: RunLog, config: TrainConfig) -> None:
-    """Log whether every node's file cache was dropped before the run."""
+def log_cache_clear(log: RunLog, config: TrainConfig, time_ms: int | None = None) -> None:
+    """Log whether every node's file cache was dropped before the run, which began at `time_ms`."""
     if config.cache_cleared:
-        log.event("cache_clear", True)
+        log.event("cache_clear", True, time_ms)
     else:
-        log.event("cache_clear", False, reason=config.cache_reason)
+        log.event("cache_clear", False, time_ms, reason=config.cache_reason)
 
 
 def log_parameters(

@@ -31,6 +31,10 @@ class Position:
     first_epoch_start_ms: int = 0
     history: list[dict[str, Any]] = dataclasses.field(default_factory=list)
 
+    def of_new_run(self) -> Position:
+        """Return the place in the data and the schedule alone, for another run that starts here with figures of its own."""
+        return Position(epoch=self.epoch, step=self.step, global_step=self.global_step, loss_sum=self.loss_sum)
+
     def next_epoch(self) -> None:
         """Go to the start of the next epoch."""
         self.epoch += 1

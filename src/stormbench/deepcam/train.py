@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import functools
 import os
-from pathlib import Path
 from typing import Any
 
 from stormbench.core import clocks, runfolder
@@ -17,7 +18,7 @@ from stormbench.core.progress import say
 from stormbench.core.runfolder import RunFolder
 from stormbench.core.signals import SignalWatch
 from stormbench.core.verdict import judge
-from stormbench.deepcam import assemble, checkpoint, logkeys, summary
+from stormbench.deepcam import assemble, checkpoint, logkeys, resume, summary
 from stormbench.deepcam.agreement import together
 from stormbench.deepcam.config import TrainConfig
 from stormbench.deepcam.state import Data, Parts, Position
@@ -26,8 +27,8 @@ from stormbench.deepcam.wire import Wire, any_rank, peer_errors
 from stormbench.deepcam.wireup import connect
 
 
-def run(config: TrainConfig, origins: dict[str, str]) -> int:
-    """Train as `config` says; returns the exit code of the verdict.
+def run(config: TrainConfig, origins: dict[str, str], watch: SignalWatch) -> int:
+    """Train as `config` says; returns the exit code of the verdict. `watch` has been entered before.
 
     Raises:
         UserError: an option, a data folder or a checkpoint doesn't fit; nothing has been trained.
@@ -36,73 +37,83 @@ def run(config: TrainConfig, origins: dict[str, str]) -> int:
     """
     started_ms = clocks.now_ms()
     launch = detect(os.environ)
+    was_there = config.output_dir.exists()
     try:
-        data = assemble.open_data(config)
         writable_folder(config.output_dir, origins.get("output_dir", "--output_dir").replace("=", " ").split()[0])
         with connect(config.wireup_method, shared_folder=config.output_dir, timeout_s=config.timeout) as wire:
             try:
                 with peer_errors(wire):
-                    return _Run(config, origins, wire, data, started_ms).run()
+                    data = together(wire, lambda: assemble.open_data(config))
+                    return _Run(config, origins, wire, data, watch, started_ms).run()
             except (RuntimeError, MemoryError) as error:
                 raise assemble.explained(error, config, wire) from error
     except StormbenchError as error:
-        # a mistake that every rank finds by itself, or a failure that all were told of, is told once
-        common = isinstance(error, UserError) or error.known_to_all
-        if launch.rank == 0 or not common:
-            raise
-        raise type(error)("") from error
+        if isinstance(error, UserError) and not was_there:
+            with contextlib.suppress(OSError):
+                config.output_dir.rmdir()  # made for this run, unless something is in it
+        # a failure that all were told of is told once
+        if launch.rank and error.known_to_all:
+            raise type(error)("") from error
+        raise
 
 
 class _Run:
     """The run of one rank; rank 0 alone holds the run folder and the log."""
 
     def __init__(
-        self, config: TrainConfig, origins: dict[str, str], wire: Wire, data: Data, started_ms: int
+        self, config: TrainConfig, origins: dict[str, str], wire: Wire, data: Data, watch: SignalWatch, started_ms: int
     ) -> None:
-        self.config, self.origins, self.wire = config, origins, wire
-        self.data = data
+        self.config, self.origins, self.wire, self.data, self.watch = config, origins, wire, data, watch
         self.started_ms = started_ms
         self.log = RunLog(None)
         self.folder: RunFolder | None = None
         self.position = Position()
-        height, width_px, _ = self.data.train.shape
-        self.identity = checkpoint.Identity.of(
-            config, world_size=wire.world_size, train_samples=len(self.data.train), height=height, width_px=width_px
+        self.identity = resume.identity(
+            config, world_size=wire.world_size, n_nodes=wire.n_nodes, train_samples=len(data.train), validation_samples=len(data.validation)
         )
 
     def run(self) -> int:
-        config, wire = self.config, self.wire
-        assemble.check_fit(config, wire, self.data)
+        """Train from the folder's lock to its release."""
+        together(self.wire, lambda: assemble.check_fit(self.config, self.wire, self.data))
         for dataset in (self.data.train, self.data.validation):
-            together(wire, lambda dataset=dataset: assemble.check_headers(dataset, wire))  # type: ignore[misc]
-        together(wire, self._take_folder)
-        with SignalWatch(self._last_words) as watch:
+            together(self.wire, functools.partial(assemble.check_headers, dataset, self.wire))
+        together(self.wire, self._take_folder)
+        try:
+            start = self._start()
+            self.watch.last_words = self._last_words
             try:
-                return self._run(watch)
+                return self._run(start)
             except Stopped as stopped:
+                self.log.end(ABORTED, reason=f"{stopped}")
                 self._finish(runfolder.STOPPED, str(stopped))
                 raise
             except BaseException as error:
-                self._last_words(str(error) or type(error).__name__)
+                known = assemble.explained(error, self.config, self.wire)
+                self._last_words(str(known) or type(known).__name__)
                 raise
-            finally:
-                self.log.close()
-                if self.folder is not None:
-                    self.folder.close()
+        finally:
+            self.watch.last_words = _nothing
+            self.log.close()
+            if self.folder is not None:
+                self.folder.close()
 
-    def _run(self, watch: SignalWatch) -> int:
-        config, wire = self.config, self.wire
+    def _start(self) -> resume.Start:
         try:
-            state, continues = self._starting_point()
+            return resume.starting_point(self.config, self.wire, self.folder, self.identity)
         except UserError:
             if self.folder is not None:
                 self.folder.discard()
-                self.folder = None
             raise
-        self._open_log(state, continues)
+
+    def _run(self, start: resume.Start) -> int:
+        config, wire = self.config, self.wire
+        self._open_log(start)
         parts, notes = assemble.build(config, wire, self.data)
-        if state is not None:
-            self.position = assemble.restore(state, parts, wire)
+        if start.state is not None:
+            notes.append(start.note)
+            self.position = assemble.restore(start.state, parts, wire, resume.step_now(start.state, self.identity))
+            if not start.continues:
+                self.position = self.position.of_new_run()
         if self.folder is not None:
             self.folder.begin(
                 config={field.name: plain(getattr(config, field.name)) for field in dataclasses.fields(config)},
@@ -111,65 +122,51 @@ class _Run:
             )  # fmt: skip
             for note in notes:
                 say(note)
-        if not continues:
+        if not start.continues:
             self._log_start()
         trainer = Trainer(
-            config, wire, parts, log=self.log, watch=watch, position=self.position,
+            config, wire, parts, log=self.log, watch=self.watch, position=self.position,
             metric=self.folder.metric if self.folder else _nothing, save=lambda: self._save(parts),
         )  # fmt: skip
+        self.watch.ready = True
         finished = trainer.fit()
-        if finished:
-            self._log_end()
+        # the log ends after the last checkpoint, which so continues a run that dies between the two
         self._save(parts)
         if not finished:
             raise Stopped(f"stopped as asked in epoch {self.position.epoch}; the same command with --run_tag {self._tag()} continues it")
+        self._log_end()
         return self._conclude()
 
     def _take_folder(self) -> None:
-        if self.wire.rank == 0:
-            tag = self.config.run_tag or runfolder.default_tag("deepcam", self.config.seed)
-            self.folder = RunFolder(self.config.output_dir, tag, self.config.experiment_id)
+        config = self.config
+        if self.wire.rank != 0:
+            return
+        tag = config.run_tag
+        if tag is None and config.checkpoint == resume.AUTO:
+            tag = runfolder.unfinished_tag(config.output_dir, config.experiment_id, "deepcam-")
+        if tag is None:
+            self.folder = RunFolder.new(config.output_dir, runfolder.default_tag("deepcam", config.seed), config.experiment_id)
+        else:
+            self.folder = RunFolder(config.output_dir, tag, config.experiment_id)
 
     def _tag(self) -> str:
         return self.folder.path.name if self.folder else ""
 
-    def _checkpoint_path(self) -> Path:
-        """The newest checkpoint of this trial. Known to every rank where the run has a tag, as a run to be continued must."""
-        folder = self.folder.path if self.folder else self.config.output_dir / (self.config.run_tag or "")
-        return folder / "checkpoints" / f"{self.config.model_prefix}_{self.config.experiment_id}.pt"
-
-    def _starting_point(self) -> tuple[dict[str, Any] | None, bool]:
-        """Return the checkpoint to start from, if any, and whether it continues this trial's own log."""
-        own, given = self._checkpoint_path(), self.config.checkpoint
-        # ranks must decide alike, also where a file appears late on some node: rank 0 decides
-        wish = 0
-        if self.folder is not None:
-            wish = 2 if self.folder.unfinished and own.exists() else 1 if given is not None else 0
-        wish = any_rank(self.wire, wish)
-        if wish == 0:
-            return None, False
-        path = own if wish == 2 or given is None else given
-
-        def load() -> dict[str, Any]:
-            state = checkpoint.load(path)
-            checkpoint.check_identity(path, state, self.identity)
-            return state
-
-        return together(self.wire, load), wish == 2
-
-    def _open_log(self, state: dict[str, Any] | None, continues: bool) -> None:
+    def _open_log(self, start: resume.Start) -> None:
         if self.folder is None:
             return
         if self.folder.unfinished:
             self.folder.set_aside()
-        if continues and state is not None:
-            self.log = RunLog(self.folder.result_path, append=True, keep_bytes=state["log_bytes"])
-            for key, metadata in state["log_open"]:
+        if start.continues and start.state is not None:
+            self.log = RunLog(self.folder.result_path, append=True, keep_bytes=start.state["log_bytes"])
+            for key, metadata in start.state["log_open"]:
                 self.log.reopen(key, **metadata)
-            self.log.event("job_resumed", self.folder.attempt, epoch_num=state["position"]["epoch"])
+            self.log.event("job_resumed", self.folder.attempt, epoch_num=start.state["position"]["epoch"])
+            for key, value in resume.changes(start.state, self.identity).items():
+                self.log.event(key, value)
             return
         self.log = RunLog(self.folder.result_path)
-        logkeys.log_cache_clear(self.log, self.config)
+        logkeys.log_cache_clear(self.log, self.config, self.started_ms)
         self.log.start("init", began_ms=self.started_ms)
         logkeys.log_submission(self.log, self.config)
 
@@ -186,24 +183,26 @@ class _Run:
 
     def _log_end(self) -> None:
         position, config = self.position, self.config
+        ended_ms = position.history[-1]["end_ms"] if position.history else clocks.now_ms()
         nersc = summary.first_epochs_seconds(position)
         if nersc is not None:
             self.log.event("time_to_16_epochs", nersc, unit="s", benchmark="NERSC-10")
         if position.target_ms is not None:
             self.log.event("time_to_target", (position.target_ms - position.run_start_ms) / 1000, unit="s", target_iou=config.target_iou)
-            self.log.end(SUCCESS, epoch_num=position.epoch - 1)
+            self.log.end(SUCCESS, ended_ms, epoch_num=position.epoch - 1)
         else:
             validation = {"validation": "disabled"} if config.disable_validation else {}
-            self.log.end(ABORTED, reason=TARGET_MISSED, epoch_num=position.epoch - 1, **validation)
+            self.log.end(ABORTED, ended_ms, reason=TARGET_MISSED, epoch_num=position.epoch - 1, **validation)
 
     def _save(self, parts: Parts) -> None:
         """Write the checkpoint of this trial; every rank takes part, since each has running statistics of its own."""
         state = assemble.snapshot(parts, self.position, self.wire)
-        state |= {"log_bytes": self.log.position(), "log_open": [[key, metadata] for key, metadata in self.log.open_intervals]}
+        state |= {"identity": self.identity, "log_bytes": self.log.position(), "log_open": [list(item) for item in self.log.open_intervals]}
 
         def write() -> None:
-            if self.wire.rank == 0:
-                checkpoint.save(self._checkpoint_path(), state, self.identity)
+            if self.folder is not None:
+                name = checkpoint.file_name(self.config.model_prefix, self.config.experiment_id)
+                checkpoint.save(self.folder.checkpoints / name, state)
 
         together(self.wire, write)
 
@@ -220,7 +219,8 @@ class _Run:
                 reason=None if reached else "validation was disabled" if self.config.disable_validation else "the target was not reached",
                 verdict=dataclasses.asdict(verdict), **figures,
             )  # fmt: skip
-            print(summary.text(self.config, self.position, figures, verdict, self.folder, self.data, self.wire))
+            with contextlib.suppress(OSError):  # what a closed or full standard output can't show stands in run.json
+                print(summary.text(self.config, self.position, figures, verdict, self.folder, self.data, self.wire), flush=True)
         return any_rank(self.wire, code)
 
     def _last_words(self, reason: str) -> None:
@@ -236,7 +236,7 @@ class _Run:
                 say(f"stormbench: {error}")
 
 
-def _nothing(**values: Any) -> None:
-    """What ranks other than 0 do with figures."""
+def _nothing(*values: Any, **figures: Any) -> None:
+    """What ranks other than 0 do with figures, and everyone with last words after the end."""
 
 

@@ -47,6 +47,8 @@ class Trainer:
         """Train until the target or the last epoch. Returns False where it stopped before, as asked."""
         position = self.position
         while self._more():
+            if self._stop_wanted(at_boundary=True):
+                return False
             if position.step == 0:
                 if position.epoch == 1:
                     position.first_epoch_start_ms = now_ms()
@@ -54,13 +56,13 @@ class Trainer:
             if not self._train_epoch():
                 return False
             record = self._close_epoch()
+            if record is None:
+                return False
             self._log.stop("epoch", step_num=position.global_step)
             record["end_ms"] = now_ms()
             position.history.append(record)
             self._metric(kind="epoch", **record)
             position.next_epoch()
-            if agree(self.wire, STOP if self._watch.stop_requested else FINE) == STOP and self._more():
-                return False
         return True
 
     def learning_rate(self, step: int) -> float:
@@ -89,6 +91,7 @@ class Trainer:
         # sums stay on the device: reading a loss would wait for every kernel before it
         loss_sum = torch.zeros((), dtype=torch.float64, device=wire.device)
         watch, since_line, stopped = Stopwatch(), Stopwatch(), False
+        reported = position.global_step
         with make_loader(self.parts.data.train, rest, config.local_batch_size, wire, config) as loader, progress(
             steps, f"epoch {position.epoch}", enabled=wire.rank == 0
         ) as bar:
@@ -103,7 +106,9 @@ class Trainer:
                 bar.advance()
                 every = config.logging_frequency
                 if every and position.global_step % every == 0:
-                    self._report_step(loss, steps, every * self._global_batch / since_line.restart())
+                    samples = (position.global_step - reported) * self._global_batch
+                    self._report_step(loss, samples, since_line.restart())
+                    reported = position.global_step
                 if config.save_frequency and position.global_step % config.save_frequency == 0 and position.step < steps:
                     self._account(loss_sum, watch, loader)
                     self._save()
@@ -161,21 +166,21 @@ class Trainer:
             return contextlib.nullcontext()
         return self.parts.network.no_sync()  # type: ignore[operator]
 
-    def _stop_wanted(self) -> bool:
-        if self.position.global_step % self._agreement_interval:
+    def _stop_wanted(self, *, at_boundary: bool = False) -> bool:
+        if not at_boundary and self.position.global_step % self._agreement_interval:
             return False
         return agree(self.wire, STOP if self._watch.stop_requested else FINE) == STOP
 
-    def _report_step(self, loss: torch.Tensor, steps: int, samples_per_s: float) -> None:
+    def _report_step(self, loss: torch.Tensor, samples: int, seconds: float) -> None:
         position = self.position
         value, rate = float(loss), self.learning_rate(position.global_step - 1)
         self._metric(
             kind="step", epoch=position.epoch, step=position.global_step, loss=value if math.isfinite(value) else None,
-            learning_rate=rate, samples_per_s=samples_per_s,
+            learning_rate=rate, samples=samples, samples_per_s=samples / seconds,
         )  # fmt: skip
 
-    def _close_epoch(self) -> dict[str, Any]:
-        """Validate, log, and return the epoch's figures, reduced over all ranks."""
+    def _close_epoch(self) -> dict[str, Any] | None:
+        """Validate, log, and return the epoch's figures, reduced over all ranks; None where a stop was asked for meanwhile."""
         config, position, wire = self.config, self.position, self.wire
         samples = position.step * self._global_batch
         sums = sum_over_ranks(wire, torch.tensor([position.loss_sum, position.waited_s], dtype=torch.float64, device=wire.device))
@@ -189,11 +194,16 @@ class Trainer:
             "samples_per_s": samples / position.epoch_seconds,
             "waiting_for_data": float(sums[1]) / wire.world_size / position.epoch_seconds,
         }
-        self._log.event("throughput", record["samples_per_s"], epoch_num=position.epoch, unit="samples/s")
         if config.disable_validation:
+            self._log.event("throughput", record["samples_per_s"], epoch_num=position.epoch, unit="samples/s")
             return record
-        self._log.start("eval", epoch_num=position.epoch, step_num=position.global_step)
-        found = evaluate(self.parts.model, self.parts.data.validation, wire, config, self.parts.autocast)
+        began_ms = now_ms()
+        found = evaluate(self.parts, wire, config, stop=lambda: self._watch.stop_requested)
+        if found is None:
+            return None
+        # written together, so that a validation that is done again after a stop stands in the log once
+        self._log.event("throughput", record["samples_per_s"], began_ms, epoch_num=position.epoch, unit="samples/s")
+        self._log.start("eval", began_ms=began_ms, epoch_num=position.epoch, step_num=position.global_step)
         self._log.event("eval_accuracy", found.iou, epoch_num=position.epoch, step_num=position.global_step)
         self._log.event("eval_loss", found.loss, epoch_num=position.epoch, step_num=position.global_step)
         self._log.stop("eval")

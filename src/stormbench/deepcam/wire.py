@@ -130,6 +130,18 @@ def gather(wire: Wire, value: T) -> list[T]:
     return values
 
 
+def gather_to_rank0(wire: Wire, value: T) -> list[T] | None:
+    """Return every rank's `value` in the order of ranks on rank 0, None elsewhere: for what is too much to hold everywhere. Collective."""
+    import torch.distributed as dist
+
+    if wire.backend is None:
+        return [value]
+    values: list[Any] | None = [None] * wire.world_size if wire.rank == 0 else None
+    with peer_errors(wire):
+        dist.gather_object(value, values, dst=0)
+    return values
+
+
 def from_rank0(wire: Wire, value: T) -> T:
     """Return rank 0's `value`, any small picklable object, on all ranks: a run's name, a seed. Collective."""
     import torch.distributed as dist
