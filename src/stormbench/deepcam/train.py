@@ -52,7 +52,7 @@ def run(config: TrainConfig, origins: dict[str, str], watch: SignalWatch) -> int
             with contextlib.suppress(OSError):
                 config.output_dir.rmdir()  # made for this run, unless something is in it
         # a failure that all were told of is told once
-        if launch.rank and error.known_to_all:
+        if launch.rank and (error.known_to_all or isinstance(error, Stopped)):
             raise type(error)("") from error
         raise
 
