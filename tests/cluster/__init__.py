@@ -1,0 +1,1 @@
+"""Tests under a real Slurm, brought up on this machine by `slurm.py`."""
