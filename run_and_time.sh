@@ -3,6 +3,9 @@
 # environment describes and prints the RESULT line of MLPerf's kits. `stormbench variables` lists what it reads.
 #
 #   source configs/config_local_1x1x2_demo.sh && DATADIR=data LOGDIR=results ./run_and_time.sh
+#
+# Words on the command line go to the workload as they are. ADDITIONAL_ARGS is split at blanks and knows no quotes, so a
+# list in it is written with colons: ADDITIONAL_ARGS="--lr_schedule_type multistep --lr_milestones 5:10".
 set -uo pipefail
 
 : "${STORMBENCH_BENCHMARK:=deepcam}"
@@ -21,17 +24,49 @@ case $STORMBENCH_BENCHMARK in
         exit 2
         ;;
 esac
-# ADDITIONAL_ARGS holds several words by design
 read -r -a more <<<"${ADDITIONAL_ARGS:-}"
 
 # The scheduler signals this shell; the workload must hear it to write its checkpoint or its last log line.
-child=
-# shellcheck disable=SC2329  # called by the traps below
-forward() { [ -n "$child" ] && kill -s "$1" "$child" 2>/dev/null; }
-for name in USR1 TERM INT HUP; do
-    # shellcheck disable=SC2064  # the name is meant to be fixed now
-    trap "forward $name" "$name"
-done
+child='' remembered='' signalled='' polite=USR1
+
+forward() {
+    signalled=$1
+    if [ -n "$child" ]; then
+        kill -s "$1" "$child" 2>/dev/null
+    else
+        remembered=$1
+    fi
+}
+
+# Slurm and mpirun signal every process of a step, so the workload may have had this TERM by itself, and a second one
+# would end it without its checkpoint. USR1 asks for the same, however often it comes.
+# shellcheck disable=SC2329  # called by a trap, as is the next function
+terminate() {
+    if [ -n "$child" ]; then
+        forward "$polite"
+        polite=TERM
+    else
+        forward TERM
+    fi
+}
+
+# Ctrl-C reaches the whole process group: a workload that heeds it is about to end and must not be disturbed. One that did
+# not hear it, as only this shell was signalled or the shell started it with INT ignored, is stopped by TERM: after 6 s, as
+# an interrupted run takes up to 5 s to end.
+# shellcheck disable=SC2329
+interrupt() {
+    signalled=INT
+    if [ -n "$child" ]; then
+        for ((i = 0; i < 60; i++)); do
+            kill -0 "$child" 2>/dev/null || return
+            sleep 0.1
+        done
+    fi
+    forward TERM
+}
+trap 'forward USR1' USR1
+trap terminate TERM
+trap interrupt INT HUP
 
 start=$(date +%s)
 start_text=$(date '+%Y-%m-%d %I:%M:%S %p')
@@ -39,11 +74,14 @@ start_text=$(date '+%Y-%m-%d %I:%M:%S %p')
 
 "${command[@]}" ${more[@]+"${more[@]}"} "$@" &
 child=$!
-# wait returns early when a signal comes in; the workload's own exit code is the one that counts
+[ -z "$remembered" ] || forward "$remembered"
+# A signal makes wait return early with its own number. Only a wait that none disturbed tells the workload's exit code, which
+# the shell remembers also where the workload ended meanwhile.
 while true; do
+    signalled=''
     wait "$child"
     code=$?
-    kill -0 "$child" 2>/dev/null || break
+    [ -n "$signalled" ] || break
 done
 
 end=$(date +%s)

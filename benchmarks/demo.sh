@@ -2,6 +2,8 @@
 # The demo, step by step as a user would type it: generated data, then the job-side entry that clusters use.
 set -euo pipefail
 folder=${1:-demo}
+# threads that spin while they wait make two programs on the same cores many times slower; a laptop shares its cores
+export OMP_WAIT_POLICY=${OMP_WAIT_POLICY:-passive}
 cd "$(dirname "$0")/.."
 
 echo "1. Data: 192 training and 16 validation samples of 96 x 144 pixels, 16 channels, in the layout of the published set."

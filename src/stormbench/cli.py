@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
-import os
+import select
 import sys
 from collections.abc import Sequence
 
 from stormbench import __version__
 from stormbench.core.arguments import Parser
-from stormbench.core.errors import EXIT_DONE, StormbenchError, UserError, did_you_mean
+from stormbench.core.errors import EXIT_DONE, EXIT_FAILED, StormbenchError, UserError, did_you_mean
+from stormbench.core.progress import UNWRITABLE, discard, say
 
 GROUPS = {
     "deepcam": ("storms in climate data (PyTorch): make data, convert it, train", "stormbench.deepcam.commands"),
@@ -25,26 +27,71 @@ Exit codes: 0 done, 1 something failed, 2 the input is wrong, 75 stopped as aske
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code; mistakes end in one sentence on standard error."""
-    words = list(sys.argv[1:] if argv is None else argv)
+    code = _guarded(list(sys.argv[1:] if argv is None else argv))
     try:
-        return _run(words)
-    except StormbenchError as error:
-        text = str(error)
-        if text:
-            print(text if text.startswith("stormbench ") else f"stormbench: {text}", file=sys.stderr)
-        return error.exit_code
-    except KeyboardInterrupt:
-        print("stormbench: interrupted", file=sys.stderr)
-        return 130
-    except BrokenPipeError:
-        # the reader of our output has left, as `head` does; the interpreter must not complain at exit
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return EXIT_DONE
+        # here, as an error in the interpreter's own last flush would be a traceback and another exit code
+        if sys.stdout is not None and not sys.stdout.closed:
+            sys.stdout.flush()
+    except OSError as error:
+        discard(sys.stdout)
+        if code == EXIT_DONE and not isinstance(error, BrokenPipeError):
+            code = _failed(error)
+    try:
+        if sys.stderr is not None:
+            sys.stderr.flush()
+    except UNWRITABLE:
+        discard(sys.stderr)
+    return code
 
 
 def entry() -> None:
     """The console script."""
     sys.exit(main())
+
+
+def _guarded(words: list[str]) -> int:
+    """Run the command; whatever ends it becomes an exit code and at most one sentence."""
+    try:
+        return _run(words)
+    except StormbenchError as error:
+        text = str(error)
+        if text:
+            say(text if text.startswith("stormbench ") else f"stormbench: {text}")
+        return error.exit_code
+    except KeyboardInterrupt:
+        say("stormbench: interrupted")
+        return 130
+    except SystemExit as leave:
+        # argparse leaves so after --help
+        return leave.code if isinstance(leave.code, int) else EXIT_FAILED if leave.code else EXIT_DONE
+    except OSError as error:
+        left = isinstance(error, BrokenPipeError) and _reader_has_left()
+        # the interpreter must not complain at exit
+        if error.filename is None:
+            discard(sys.stdout)
+        return EXIT_DONE if left else _failed(error)
+
+
+def _failed(error: OSError) -> int:
+    """Say in one sentence what an OSError was about; those that name no file come from writing to a stream."""
+    why = (error.strerror or str(error) or type(error).__name__).lower()
+    if error.filename is not None:
+        say(f"stormbench: {error.filename}: {why}")
+    elif error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF):
+        say(f"stormbench: standard output: not written, {why}")
+    else:
+        say(f"stormbench: the operating system refused the work: {why}")
+    return EXIT_FAILED
+
+
+def _reader_has_left() -> bool:
+    """Whether nobody reads our output any more, as after `| head`, rather than some other pipe having broken."""
+    try:
+        poller = select.poll()
+        poller.register(sys.stdout.fileno(), 0)
+        return bool(poller.poll(0))
+    except (AttributeError, *UNWRITABLE):
+        return False
 
 
 def _run(words: list[str]) -> int:

@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stormbench.core.errors import UserError
-from stormbench.deepcam.data.sampler import MODES, epoch_order, local_share, validation_share
+from stormbench.deepcam.data.sampler import MODES, epoch_order, validation_share
+from stormbench.deepcam.split import permutation
 
 SEEDS = st.integers(1, 2**32 - 1)
 EPOCHS = st.integers(0, 300)
@@ -94,16 +95,17 @@ def test_globally_the_samples_of_a_step_are_consecutive_in_one_permutation(world
 @given(layouts(modes=("node", "gpu")), EPOCHS)
 def test_a_node_or_rank_meets_only_its_own_share_in_every_epoch(layout, other_epoch):
     group = layout["ranks_per_node"] if layout["mode"] == "node" else 1
-    shares = {}
+    met: dict[int, set[int]] = {}
     for rank in range(layout["world"]):
-        share = set(local_share(layout["n"], layout["seed"], layout["world"], rank, mode=layout["mode"], ranks_per_node=group).tolist())
-        shares.setdefault(rank // group, share)
-        assert shares[rank // group] == share
         for epoch in (layout["epoch"], other_epoch):
-            assert set(epoch_order(rank=rank, **{**layout, "epoch": epoch}).reshape(-1).tolist()) <= share
-    sizes = [len(share) for share in shares.values()]
-    assert sum(sizes) == layout["n"] == len(set().union(*shares.values()))
-    assert max(sizes) - min(sizes) <= 1
+            met.setdefault(rank // group, set()).update(epoch_order(rank=rank, **{**layout, "epoch": epoch}).reshape(-1).tolist())
+    assert sum(map(len, met.values())) == len(set().union(*met.values()))
+    assert all(len(share) <= -(-layout["n"] // len(met)) for share in met.values())
+
+
+def test_over_the_epochs_the_shares_of_all_nodes_are_the_whole_list():
+    orders = [epoch_order(19, epoch, 333, 4, rank, 2, mode="node", ranks_per_node=2) for epoch in range(40) for rank in range(4)]
+    assert set(np.concatenate([order.reshape(-1) for order in orders]).tolist()) == set(range(19))
 
 
 @given(SEEDS, EPOCHS, st.sampled_from(MODES))
@@ -145,3 +147,16 @@ def test_ranks_that_nodes_cannot_share_evenly_are_refused():
 def test_an_unknown_mode_gets_the_nearest_name():
     with pytest.raises(UserError, match="--shuffle_mode globl: must be one of global, node, gpu; did you mean global"):
         epoch_order(100, 0, 333, 1, 0, mode="globl")
+
+
+@given(st.one_of(st.integers(max_value=-1), st.floats(), st.text(max_size=3), st.none()))
+def test_a_split_of_what_is_no_number_of_files_is_refused_in_one_sentence(n):
+    with pytest.raises(UserError, match=r"^n .*: must be a whole number from 0 to \d+$") as caught:
+        permutation(n)
+    assert isinstance(caught.value, ValueError)
+
+
+@given(st.one_of(st.integers(max_value=-1), st.integers(min_value=2**32), st.floats()))
+def test_a_split_by_what_is_no_seed_is_refused_in_one_sentence(seed):
+    with pytest.raises(UserError, match=r"^seed .*: must be a whole number from 0 to 4294967295$"):
+        permutation(3, seed)

@@ -84,6 +84,70 @@ def test_a_run_without_the_accuracy_is_complete_with_the_target_missed(tmp_path:
     assert (verdict.verdict, verdict.exit_code) == ("complete, target missed", 0)
 
 
+def without(path: Path, *keys: str) -> Path:
+    """Take the lines of some keys out of a log."""
+    lines = path.read_text().splitlines(keepends=True)
+    path.write_text("".join(line for line in lines if json.loads(line.removeprefix(":::MLLOG "))["key"] not in keys))
+    return path
+
+
+def missed(log: RunLog) -> None:
+    log.end(ABORTED, reason=TARGET_MISSED)
+
+
+@pytest.mark.parametrize("key", ["eval_start", "eval_stop", "train_samples"])
+def test_a_missed_target_with_another_fault_is_not_compliant(tmp_path: Path, key: str) -> None:
+    path = without(written(tmp_path / "r.txt", {"DATADIR": "data"}, accuracy=0.5, end=missed, n=(64, 8)), key)
+    verdict = judge(path)
+    assert (verdict.verdict, verdict.exit_code) == ("non-compliant", 1)
+    assert key in " ".join(verdict.complaints)
+
+
+def test_without_validation_a_log_that_says_so_is_complete_and_one_that_does_not_is_not_compliant(tmp_path: Path) -> None:
+    evaluation = ("eval_accuracy", "eval_start", "eval_stop")
+
+    def disabled(log: RunLog) -> None:
+        log.end(ABORTED, reason=TARGET_MISSED, validation="disabled")
+
+    told = without(written(tmp_path / "a.txt", {"DATADIR": "data"}, accuracy=0.5, end=disabled, n=(64, 8)), *evaluation)
+    assert judge(told).verdict == "complete, target missed"
+    assert judge(told).reason == "validation was disabled, so nothing shows the target"
+    silent = without(written(tmp_path / "b.txt", {"DATADIR": "data"}, accuracy=0.5, end=missed, n=(64, 8)), *evaluation)
+    assert judge(silent).verdict == "non-compliant"
+    assert judge(without(told, "eval_samples")).verdict == "non-compliant"
+
+
+def test_a_run_that_reached_a_target_of_its_own_says_so(tmp_path: Path) -> None:
+    def reached(log: RunLog) -> None:
+        log.event("target_reached", 0.805, epoch_num=1, target_iou=0.8)
+        log.end(SUCCESS)
+
+    verdict = judge(written(tmp_path / "r.txt", {"DATADIR": "data"}, accuracy=0.805, end=reached, n=(64, 8)))
+    assert verdict.verdict == "complete, target missed"
+    assert verdict.reason == "reached its own target 0.8, which is below the checker's 0.82"
+
+
+@pytest.mark.parametrize(("second", "word"), [(SUCCESS, "non-compliant"), (ABORTED, "failed")])
+def test_a_log_into_which_two_runs_wrote_is_never_compliant(tmp_path: Path, second: str, word: str) -> None:
+    path = written(tmp_path / "r.txt", {"DATADIR": "data"}, accuracy=0.83, end=lambda log: log.end(SUCCESS), n=(64, 8))
+    again = RunLog(path, append=True)
+    again.end(second)
+    again.close()
+    verdict = judge(path)
+    assert verdict.verdict == word
+    if word == "non-compliant":
+        assert verdict.reason == "the log has 2 run_stop lines, must have one: more than one run wrote into it"
+
+
+def test_a_log_at_which_the_official_checker_breaks_off_is_not_compliant(tmp_path: Path) -> None:
+    path = written(tmp_path / "r.txt", {"DATADIR": "data"}, accuracy=0.83, end=lambda log: log.end(SUCCESS), n=(64, 8))
+    good = path.read_text()
+    path.write_text(good.replace('"value": 0.83', '"value": null'))
+    assert judge(path).verdict == "non-compliant"
+    path.write_text(good)
+    assert judge(path).verdict == "compliant"
+
+
 def test_a_run_that_failed_is_failed_however_good_its_accuracy(tmp_path: Path) -> None:
     path = written(tmp_path / "r.txt", CLOSED, accuracy=0.9, end=lambda log: log.abort("a peer died"), n=FULL)
     verdict = judge(path)

@@ -18,6 +18,10 @@ class Sample:
     fast: bool = option(False, variable="FAST", group="g", help="Be fast.")
     name: str | None = option(None, variable="NAME", group="g", choices=("red", "green"), help="A name.")
     betas: tuple[float, ...] = option((0.9, 0.999), variable="BETAS", group="g", count=2, minimum=0, help="Two.")
+    share: float = option(0.5, variable="SHARE", group="g", minimum=0, below=1, help="A share.")
+    large: int = option(1, variable="LARGE", group="g", maximum=2**32 - 1, help="Large.")
+    fine: float = option(0.1, variable="FINE", group="g", maximum=0.9999999, help="Fine.")
+    any: float = option(0.1, variable="ANY", group="g", help="Any.")
     place: Path = option(Path("here"), variable="PLACE", group="g", help="A place.")
 
 
@@ -77,12 +81,20 @@ def test_a_bare_switch_is_on() -> None:
         ({"COUNT": "2.5"}, "COUNT=2.5: must be a whole number, at least 1, at most 9"),
         ({"COUNT": "two"}, "COUNT=two: must be a whole number, at least 1, at most 9"),
         ({"RATE": "0"}, "RATE=0: must be above 0"),
-        ({"RATE": "nan"}, "RATE=nan: must be above 0"),
-        ({"RATE": "inf"}, "RATE=inf: must be above 0"),
+        ({"RATE": "nan"}, "RATE=nan: must be finite, above 0"),
+        ({"RATE": "inf"}, "RATE=inf: must be finite, above 0"),
+        ({"ANY": "-1e999"}, "ANY=-1e999: must be finite"),
+        ({"SHARE": "1"}, "SHARE=1: must be at least 0, below 1"),
+        ({"LARGE": "4294967296"}, "LARGE=4294967296: must be at most 4294967295"),
+        ({"FINE": "1"}, "FINE=1: must be at most 0.9999999"),
+        ({"LARGE": "1_000"}, "LARGE=1_000: must be a whole number, at most 4294967295"),
+        ({"RATE": "1_0.5"}, "RATE=1_0.5: must be a number, above 0"),
+        ({"COUNT": "\u0663"}, "COUNT=\u0663: must be a whole number, at least 1, at most 9"),
         ({"FAST": "maybe"}, "FAST=maybe: must be 1 or 0 (true or false)"),
         ({"NAME": "gren"}, "NAME=gren: must be one of red, green; did you mean green?"),
         ({"BETAS": "0.9"}, "BETAS=0.9: needs 2 numbers, 1 given"),
-        ({"BETAS": "0.9 x"}, "BETAS=0.9 x: must be a number, 2 numbers, at least 0"),
+        ({"BETAS": "0.9 x"}, "BETAS=0.9 x: x must be a number, at least 0"),
+        ({"BETAS": "0.9 -1"}, "BETAS=0.9 -1: -1 must be at least 0"),
     ],
 )
 def test_a_wrong_value_is_one_sentence_with_its_origin_and_limit(environ: dict[str, str], sentence: str) -> None:
@@ -102,8 +114,41 @@ def test_the_schema_carries_types_bounds_and_defaults() -> None:
         "type": "integer", "minimum": 1, "maximum": 9, "description": "How many.", "default": 3,
     }  # fmt: skip
     assert schema["properties"]["BETAS"]["minItems"] == 2
+    assert schema["properties"]["SHARE"]["exclusiveMaximum"] == 1
+    assert "maximum" not in schema["properties"]["SHARE"]
     json.dumps(schema)
 
 
 def test_options_come_in_the_order_of_declaration() -> None:
-    assert [spec.name for spec in options_of(Sample)] == ["count", "rate", "fast", "name", "betas", "place"]
+    names = ["count", "rate", "fast", "name", "betas", "share", "large", "fine", "any", "place"]
+    assert [spec.name for spec in options_of(Sample)] == names
+
+
+@pytest.mark.parametrize("text", ["-1e-3", "-1E5", "-.5", "-5.", "-inf", "-nan", "-2", "-1_0"])
+def test_a_negative_number_after_a_flag_is_its_value_and_meets_its_bound(text: str) -> None:
+    with pytest.raises(UserError, match=rf"^--rate {text}: must be .*above 0$"):
+        parsed("--rate", text)
+
+
+def test_a_negative_number_among_several_is_one_of_them() -> None:
+    with pytest.raises(UserError, match=r"^--betas 0.9 -1e-3: -1e-3 must be at least 0$"):
+        parsed("--betas", "0.9", "-1e-3")
+
+
+def test_a_flag_is_still_no_number() -> None:
+    with pytest.raises(UserError, match="-x is not an option of this command"):
+        parsed("--fast", "-x")
+
+
+def test_an_unknown_choice_names_the_nearest_one() -> None:
+    parser = Parser(prog="t")
+    parser.add_argument("--link", choices=("symlink", "hardlink"))
+    with pytest.raises(UserError, match=r"^t: --link symlnk: must be one of symlink, hardlink; did you mean symlink\?$"):
+        parser.parse_args(["--link", "symlnk"])
+
+
+def test_an_unknown_subcommand_names_the_nearest_one() -> None:
+    parser = Parser(prog="t")
+    parser.add_subparsers().add_parser("train")
+    with pytest.raises(UserError, match=r"^t: trian is not a command; did you mean train\?; see t --help$"):
+        parser.parse_args(["trian"])

@@ -333,7 +333,6 @@ def test_buffers_that_do_not_fit_are_refused(tmp_path):
 def test_files_are_found_sorted_and_nothing_else_is(tmp_path):
     for name in ("data-b.h5", "data-a.h5", ".data-c.h5.12.partial", "data-d.h5.partial", "stats.h5", "data-e.npy"):
         (tmp_path / name).touch()
-    (tmp_path / "data-folder.h5").mkdir()
     assert data.find(tmp_path, "hdf5") == [tmp_path / "data-a.h5", tmp_path / "data-b.h5"]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 import textwrap
 from collections.abc import Sequence
@@ -10,6 +11,9 @@ from typing import Any, NoReturn
 
 from stormbench.core.errors import UserError, did_you_mean
 from stormbench.core.options import Option, options_of
+
+_NEGATIVE_NUMBER = re.compile(r"-(\.?\d.*|inf|infinity|nan)$", re.IGNORECASE)
+"""What is a value and never a flag. argparse's own pattern has no exponents, so `--start_lr -1e-3` would miss its bound's sentence."""
 
 
 class Parser(argparse.ArgumentParser):
@@ -19,6 +23,7 @@ class Parser(argparse.ArgumentParser):
         kwargs.setdefault("allow_abbrev", False)
         kwargs.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
         super().__init__(*args, **kwargs)
+        self._negative_number_matcher = _NEGATIVE_NUMBER
 
     def error(self, message: str) -> NoReturn:
         """Raise the parser's complaint as a UserError instead of printing the usage."""
@@ -34,6 +39,21 @@ class Parser(argparse.ArgumentParser):
             flag = unknown[0].split("=", 1)[0]
             raise UserError(f"{self.prog}: {flag} is not an option of this command{did_you_mean(flag, known)}; see {self.prog} --help")
         return found, rest
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        if action.choices is None or value in action.choices:
+            return
+        names = [str(name) for name in action.choices]
+        if isinstance(action, argparse._SubParsersAction):
+            raise UserError(f"{self.prog}: {value} is not a command{did_you_mean(value, names)}; see {self.prog} --help")
+        flag = "/".join(action.option_strings) or action.dest
+        raise UserError(f"{self.prog}: {flag} {value}: must be one of {', '.join(names)}{did_you_mean(str(value), names)}")
+
+    def _print_message(self, message: str, file: Any = None) -> None:
+        # the standard one passes over an output that can't be written
+        stream = file or sys.stdout
+        if message and stream is not None:
+            stream.write(message)
 
     def _spelled(self, word: str) -> str:
         if not word.startswith("--") or word == "--":

@@ -36,6 +36,7 @@ class Option:
     minimum: float | None = None
     above: float | None = None
     maximum: float | None = None
+    below: float | None = None
     count: int | None = None
     choices: tuple[str, ...] | None = None
     convert: Callable[[str], Any] | None = None
@@ -51,16 +52,12 @@ class Option:
         """The limits in words, such as `at least 1`."""
         if self.choices:
             return "one of " + ", ".join(self.choices)
-        parts = []
-        if self.count is not None:
-            parts.append(f"{self.count} numbers")
-        if self.minimum is not None:
-            parts.append(f"at least {self.minimum:g}")
-        if self.above is not None:
-            parts.append(f"above {self.above:g}")
-        if self.maximum is not None:
-            parts.append(f"at most {self.maximum:g}")
-        return ", ".join(parts)
+        return ", ".join(([f"{self.count} numbers"] if self.count is not None else []) + self._limits)
+
+    @property
+    def _limits(self) -> list[str]:
+        limits = (("at least", self.minimum), ("above", self.above), ("at most", self.maximum), ("below", self.below))
+        return [f"{words} {_figure(limit)}" for words, limit in limits if limit is not None]
 
     def parse(self, text: str, origin: str) -> Any:
         """Turn `text` into a checked value.
@@ -73,13 +70,19 @@ class Option:
                 return self.convert(text)
             if self.many:
                 words = text.strip().strip("[]()").replace(",", " ").replace(":", " ").split()
-                values = tuple(self._one(word) for word in words)
+                values = tuple(self._one_of_many(word) for word in words)
                 if self.count is not None and len(values) != self.count:
                     raise ValueError(f"needs {self.count} numbers, {len(values)} given")
                 return values
             return self._one(text)
         except ValueError as error:
             raise UserError(f"{origin}: {error}") from error
+
+    def _one_of_many(self, word: str) -> Any:
+        try:
+            return self._one(word)
+        except ValueError as error:
+            raise ValueError(f"{word} {error}") from error
 
     def _one(self, text: str) -> Any:
         text = text.strip()
@@ -96,18 +99,21 @@ class Option:
                 raise ValueError("must not be empty")
             return Path(text)
         try:
-            value = self.kind(text)
+            # int() and float() also take digit separators and foreign digits, which no shell config means
+            value = self.kind(text if text.isascii() and "_" not in text else "")
         except ValueError:
             article = "a whole number" if self.kind is int else "a number"
-            raise ValueError(f"must be {article}" + (f", {self.bounds}" if self.bounds else "")) from None
+            raise ValueError("must be " + ", ".join([article, *self._limits])) from None
         self._check_bounds(value)
         return value
 
     def _check_bounds(self, value: float) -> None:
+        if not math.isfinite(value):
+            raise ValueError("must be " + ", ".join(["finite", *self._limits]))
         too_low = (self.minimum is not None and value < self.minimum) or (self.above is not None and value <= self.above)
-        too_high = self.maximum is not None and value > self.maximum
-        if too_low or too_high or not math.isfinite(value):
-            raise ValueError(f"must be {self.bounds or 'finite'}")
+        too_high = (self.maximum is not None and value > self.maximum) or (self.below is not None and value >= self.below)
+        if too_low or too_high:
+            raise ValueError("must be " + ", ".join(self._limits))
 
 
 def option(
@@ -120,6 +126,7 @@ def option(
     minimum: float | None = None,
     above: float | None = None,
     maximum: float | None = None,
+    below: float | None = None,
     count: int | None = None,
     choices: Sequence[str] | None = None,
     convert: Callable[[str], Any] | None = None,
@@ -135,6 +142,7 @@ def option(
         "minimum": minimum,
         "above": above,
         "maximum": maximum,
+        "below": below,
         "count": count,
         "choices": tuple(choices) if choices else None,
         "convert": convert,
@@ -204,12 +212,19 @@ def json_schema(config: type, title: str) -> dict[str, Any]:
             item["exclusiveMinimum"] = spec.above
         if spec.maximum is not None:
             item["maximum"] = spec.maximum
+        if spec.below is not None:
+            item["exclusiveMaximum"] = spec.below
         if spec.choices:
             item["enum"] = list(spec.choices)
         if spec.many:
             item = {"type": "array", "items": item, **({"minItems": spec.count, "maxItems": spec.count} if spec.count else {})}
         properties[spec.variable] = {**item, "description": spec.help, "default": plain(spec.default)}
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": title, "type": "object", "properties": properties}
+
+
+def _figure(limit: float) -> str:
+    """Return a limit with all its digits, and whole numbers without a point."""
+    return str(int(limit)) if float(limit).is_integer() and abs(limit) < 1e15 else repr(limit)
 
 
 def _kind(hint: Any) -> tuple[type, bool]:

@@ -6,6 +6,7 @@ import dataclasses
 import io
 import json
 import logging
+import re
 from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,10 @@ COMPLETE_TARGET_MISSED = "complete, target missed"
 NON_COMPLIANT = "non-compliant"
 FAILED = "failed"
 USAGE, RULESET = "hpc", "3.0.0"
-_ACCURACY_KEYS = ("eval_accuracy", "eval_start", "eval_stop")
+ONCE = ("init_stop", "run_start", "run_stop")
+"""What a run logs once. The official checker only warns of a second line, though it means that two runs wrote one log."""
+_MISSED = re.compile(r"Failed checks for eval_accuracy\b(?:.*?>=\s*(?P<target>[\d.]+))?")
+_NOT_EVALUATED = re.compile(r"Required AT_LEAST_ONE occurrence of '(eval_accuracy|eval_start|eval_stop|block_start|block_stop)'")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -46,23 +50,43 @@ def judge(log: Path) -> Verdict:
     stops = [event for event in events if event["key"] == "run_stop"]
     if not stops:
         return Verdict(verdict=FAILED, reason="the log has no run_stop: the run was killed, is still running, or waits to be continued")
-    metadata = stops[-1].get("metadata") or {}
-    status, reason = metadata.get("status"), metadata.get("reason")
-    complete = status == "success" or (status == "aborted" and reason == TARGET_MISSED)
-    if not complete:
-        return Verdict(verdict=FAILED, reason=f"run_stop has status {status}" + (f": {reason}" if reason else ""))
+    for stop in stops:
+        status, reason = _metadata(stop).get("status"), _metadata(stop).get("reason")
+        if status != "success" and not (status == "aborted" and reason == TARGET_MISSED):
+            return Verdict(verdict=FAILED, reason=f"run_stop has status {status}" + (f": {reason}" if reason else ""))
     complaints = _official_complaints(log)
+    for key in ONCE:
+        count = sum(event["key"] == key for event in events)
+        if count > 1:
+            why = f"the log has {count} {key} lines, must have one: more than one run wrote into it"
+            return Verdict(verdict=NON_COMPLIANT, reason=why, complaints=complaints)
     if not complaints:
         return Verdict(verdict=COMPLIANT, reason=f"the official checker ({USAGE} {RULESET}) has no complaint")
-    evaluated = any(event["key"] == "eval_accuracy" for event in events)
-    about_accuracy = all(any(key in text for key in _ACCURACY_KEYS) for text in complaints)
-    # without any evaluation only a run that was told to skip it counts as complete
-    if about_accuracy and (evaluated or metadata.get("validation") == "disabled"):
-        why = "validation was disabled, so nothing shows the target"
-        if evaluated:
-            why = "the official checker's only complaint is the accuracy"
-        return Verdict(verdict=COMPLETE_TARGET_MISSED, reason=why, complaints=complaints)
+    shortfall = _shortfall(events, _metadata(stops[0]), complaints)
+    if shortfall is not None:
+        return Verdict(verdict=COMPLETE_TARGET_MISSED, reason=shortfall, complaints=complaints)
     return Verdict(verdict=NON_COMPLIANT, reason=f"the official checker has {len(complaints)} complaint(s)", complaints=complaints)
+
+
+def _shortfall(events: list[dict[str, Any]], stop: dict[str, Any], complaints: tuple[str, ...]) -> str | None:
+    """Return how a complete run came short of the target, if that is all that the complaints are about."""
+    if not any(event["key"] == "eval_accuracy" for event in events):
+        # only a run that was told to skip validation is complete without it
+        skipped = stop.get("validation") == "disabled" and all(_NOT_EVALUATED.match(text) for text in complaints)
+        return "validation was disabled, so nothing shows the target" if skipped else None
+    missed = [_MISSED.match(text) for text in complaints]
+    if not all(missed):
+        return None
+    official = next((match["target"] for match in missed if match and match["target"]), None)
+    own = next((_metadata(event).get("target_iou") for event in events if event["key"] == "target_reached"), None)
+    if stop.get("status") == "success" and official is not None and isinstance(own, (int, float)) and own < float(official):
+        return f"reached its own target {own:g}, which is below the checker's {official}"
+    return "the official checker's only complaint is the accuracy"
+
+
+def _metadata(event: dict[str, Any]) -> dict[str, Any]:
+    found = event.get("metadata")
+    return found if isinstance(found, dict) else {}
 
 
 def read_events(log: Path) -> list[dict[str, Any]]:
@@ -96,12 +120,17 @@ def _official_complaints(log: Path) -> tuple[str, ...]:
     # the checker reports through the root logger; its messages are taken from the object instead
     previous = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
+    # rules that a log before this one asked for, if the checker broke off there
+    mlp_compliance.enqueued_configs.clear()
+    failure = []
     try:
         with redirect_stdout(io.StringIO()):
             mlp_compliance.main(str(log), f"{USAGE}_{RULESET}/common.yaml", checker)
+    except Exception as error:  # some rules compare values of any type, such as an accuracy that is null
+        failure = [f"the official checker broke off: {error}"]
     finally:
         logging.disable(previous)
-    messages = [*checker.overwritable.values(), *checker.not_overwritable]
+    messages = [*checker.overwritable.values(), *checker.not_overwritable, *failure]
     return tuple(_first_lines(text) for text in messages)
 
 

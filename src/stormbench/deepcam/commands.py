@@ -26,8 +26,9 @@ mpirun, mpiexec, jsrun or torchrun each process is one rank:
     torchrun --nproc_per_node 4 -m stormbench deepcam train --data_dir_prefix data --optimizer LAMB ...
 
 The run folder, below output_dir, holds run.json (where the result comes from), result_<n>.txt (the MLPerf log),
-metrics.jsonl (every figure) and checkpoints/. SIGUSR1 writes a checkpoint and ends the run with exit code 75; the same
-command with the same --run_tag then continues it to the same numbers. SIGTERM ends it, and the log says aborted.
+metrics.jsonl (every figure) and checkpoints/. SIGUSR1 or SIGTERM writes a checkpoint and ends the run with exit code 75;
+the same command with the same --run_tag, or with --checkpoint auto, then continues it to the same numbers. torchrun hands
+SIGUSR1 on only with --signals-to-handle; its own exit code hides ours, and run.json holds the outcome.
 
 The verdict at the end is that of the official log checker: compliant; complete, target missed; non-compliant; failed.
 The last two exit with 1."""

@@ -13,6 +13,10 @@ from stormbench.deepcam.schedule import Schedule, parse, parse_milestones
 FULL_TRAIN_SAMPLES = 121266
 FULL_VALIDATION_SAMPLES = 15158
 HYPER, RUN, DATA, COMPUTE, SUBMISSION = "hyperparameters", "run", "data", "compute", "submission"
+SCHEDULE_PIECES = {
+    "lr_schedule_type": "type", "lr_milestones": "milestones", "lr_decay_rate": "decay_rate", "lr_t_max": "t_max", "lr_eta_min": "eta_min",
+}  # fmt: skip
+"""The options that give the schedule in pieces, and what each is in a Schedule."""
 WIREUP_METHODS = ("auto", "nccl-slurm", "nccl-openmpi", "nccl-slurm-pmi", "nccl-file", "gloo", "mpi", "dummy")
 
 
@@ -29,7 +33,7 @@ class TrainConfig:
         help="Learning rate at the start, or the base rate where warm-up is used.",
     )
     optimizer_betas: tuple[float, ...] = option(
-        (0.9, 0.999), variable="OPTIMIZER_BETAS", group=HYPER, count=2, minimum=0, maximum=0.9999999,
+        (0.9, 0.999), variable="OPTIMIZER_BETAS", group=HYPER, count=2, minimum=0, below=1,
         log_keys=("opt_betas", "optimizer_group0_betas"), help="The two momentum terms.",
     )
     weight_decay: float = option(
@@ -113,7 +117,8 @@ class TrainConfig:
     )
     checkpoint: Path | None = option(
         None, variable="STORMBENCH_CHECKPOINT", group=RUN, metavar="FILE",
-        help="Starts from this checkpoint, of this or another run folder.",
+        help="FILE, or auto (the default): the newest checkpoint of this very run, from which it goes on; "
+        "where there is none it starts anew.",
     )
     disable_validation: bool = option(
         False, variable="STORMBENCH_DISABLE_VALIDATION", group=RUN, help="Trains max_epochs without validation: speed only, no accuracy."
@@ -193,10 +198,7 @@ class TrainConfig:
 
     def validate(self, origins: Mapping[str, str]) -> None:
         """Check what holds between options. Raises UserError."""
-        pieces = [name for name in ("lr_schedule_type", "lr_milestones", "lr_decay_rate", "lr_t_max", "lr_eta_min") if name in origins]
-        if self.lr_schedule is not None and any(origins[name].startswith("--") for name in pieces):
-            raise UserError(f"{origins['lr_schedule']} and {origins[pieces[0]]} both give the schedule; choose one")
-        self.schedule(origins)
+        self._validate_schedule(origins)
         if self.min_epochs > self.max_epochs:
             raise UserError(
                 f"{origins.get('min_epochs', '--min_epochs')}: above --max_epochs {self.max_epochs}; raise max_epochs or lower min_epochs"
@@ -234,11 +236,32 @@ class TrainConfig:
         """Return the samples of one weight update: ranks x local batch x gradient accumulation."""
         return world_size * self.local_batch_size * self.gradient_accumulation_frequency
 
+    def _validate_schedule(self, origins: Mapping[str, str]) -> None:
+        """Check that the schedule is given once, or twice alike, and that its pieces have a type."""
+        pieces = [name for name in SCHEDULE_PIECES if name in origins]
+        if self.lr_schedule is not None:
+            flags = [name for name in pieces if origins[name].startswith("--")]
+            if flags:
+                raise UserError(f"{origins['lr_schedule']} and {origins[flags[0]]} both give the schedule; choose one")
+            if not origins.get("lr_schedule", "--").startswith("--"):
+                for name in pieces:
+                    if getattr(self, name) != getattr(self.lr_schedule, SCHEDULE_PIECES[name]):
+                        raise UserError(f"{origins[name]} and {origins['lr_schedule']} disagree about the schedule; set only one of them")
+        elif pieces and self.lr_schedule_type is None:
+            where, what = origins[pieces[0]], SCHEDULE_PIECES[pieces[0]].replace("_", " ")
+            needed = "--lr_schedule_type" if where.startswith("--") else "LR_SCHEDULE_TYPE"
+            types = "multistep or cosine_annealing"
+            raise UserError(f"{where}: needs {needed} ({types}), else the rate stays constant; set it, or leave the {what} out")
+        self.schedule(origins)
+
     def _validate_closed(self, origins: Mapping[str, str]) -> None:
         division = origins.get("submission_division", "STORMBENCH_SUBMISSION_DIVISION=closed")
         for name in ("submission_org", "submission_status", "submission_platform"):
             if name not in origins:
                 raise UserError(f"{division}: a closed run must name STORMBENCH_{name.upper()}; it is not set")
+            value = (getattr(self, name) or "").strip()
+            if value.lower() in ("", "unspecified"):
+                raise UserError(f"{division}: a closed run must name STORMBENCH_{name.upper()}; it is {value or 'empty'}")
         refused = [
             (self.width < 1, f"--width {self.width:g} is for rehearsals; use 1"),
             (self.channels != tuple(range(16)), "--channels must be all 16 in order"),

@@ -6,6 +6,7 @@ import errno
 import filecmp
 import json
 import math
+import operator
 import os
 import shutil
 from collections.abc import Sequence
@@ -28,12 +29,19 @@ LIST = "files.txt"
 RECORD = "split.json"
 
 
+class SplitError(UserError, ValueError):
+    """A number of files or a seed that can't be."""
+
+
 def permutation(n: int, seed: int = 12345) -> NDArray[np.intp]:
     """Return the n positions in the sorted file list, in the order in which the sets are filled.
 
     NumPy's legacy RandomState, whose stream is frozen, so that seed 12345 gives the published split with any NumPy.
+
+    Raises:
+        SplitError: n isn't a whole number of at least 0, or the seed none from 0 to 4294967295.
     """
-    return np.random.RandomState(seed).permutation(n)
+    return np.random.RandomState(_whole("seed", seed, 2**32 - 1)).permutation(_whole("n", n, np.iinfo(np.intp).max))
 
 
 def boundaries(n: int, fractions: Sequence[float] = (0.8, 0.1, 0.1)) -> list[int]:
@@ -77,6 +85,16 @@ def run(
     counts = {split: len(names) for split, names in plan.items()}
     placed = 0 if dry_run else _carry_out(target, plan, present, record, progress)
     return {"output": str(target), "files": sum(counts.values()), "placed": placed, "dry_run": dry_run, **counts}
+
+
+def _whole(name: str, value: int, most: int) -> int:
+    try:
+        number = operator.index(value)
+    except TypeError:
+        number = -1
+    if not 0 <= number <= most:
+        raise SplitError(f"{name} {value}: must be a whole number from 0 to {most}")
+    return number
 
 
 def _check(source: Path, seed: int, fractions: Sequence[float], link: str) -> None:

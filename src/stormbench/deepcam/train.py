@@ -14,7 +14,7 @@ from stormbench.core.files import writable_folder
 from stormbench.core.launch import detect
 from stormbench.core.mllog import ABORTED, SUCCESS, TARGET_MISSED, RunLog
 from stormbench.core.options import plain
-from stormbench.core.progress import say
+from stormbench.core.progress import say, show_result
 from stormbench.core.runfolder import RunFolder
 from stormbench.core.signals import SignalWatch
 from stormbench.core.verdict import judge
@@ -219,8 +219,7 @@ class _Run:
                 reason=None if reached else "validation was disabled" if self.config.disable_validation else "the target was not reached",
                 verdict=dataclasses.asdict(verdict), **figures,
             )  # fmt: skip
-            with contextlib.suppress(OSError):  # what a closed or full standard output can't show stands in run.json
-                print(summary.text(self.config, self.position, figures, verdict, self.folder, self.data, self.wire), flush=True)
+            show_result(summary.text(self.config, self.position, figures, verdict, self.folder, self.data, self.wire))
         return any_rank(self.wire, code)
 
     def _last_words(self, reason: str) -> None:

@@ -95,16 +95,21 @@ def _names(folder: Path, data_format: str, origin: str) -> list[str]:
     file_format = FORMATS[data_format]
     try:
         # one listing instead of a question per file: a parallel file system answers 121,266 of those in minutes
-        present = {entry.name for entry in os.scandir(folder) if not entry.is_dir()}
+        is_folder = {entry.name: entry.is_dir() for entry in os.scandir(folder)}
     except OSError as error:
         raise UserError(f"{folder}: {(error.strerror or str(error)).lower()}; {_advice(folder, data_format, origin)}") from error
-    names = sorted(name for name in present if name.startswith("data-") and name.endswith(file_format.suffix))
+    prefixes = ("data-", "label-") if file_format.partner else ("data-",)
+    present = sorted(name for name in is_folder if name.startswith(prefixes) and name.endswith(file_format.suffix))
+    for name in present:
+        if is_folder[name]:
+            raise UserError(f"{folder / name}: is a folder, must be a data file; move it out of {folder}, or rename it")
+    names = [name for name in present if name.startswith("data-")]
     if not names:
         raise UserError(f"{folder}: no data-*{file_format.suffix} files; {_advice(folder, data_format, origin)}")
     if file_format.partner:
         for name in names:
             partner = npy.label_path(Path(name)).name
-            if partner not in present:
+            if partner not in is_folder:
                 raise UserError(f"{folder / name}: its {partner} is missing; convert the data again, or take the file out of the folder")
     return names
 

@@ -49,12 +49,6 @@ def epoch_order(
     return order.reshape(steps, accumulation, world // groups, local_batch)[:, :, member].copy()
 
 
-def local_share(n: int, seed: int, world: int, rank: int, *, mode: str = "global", ranks_per_node: int = 1) -> np.ndarray:
-    """Return all positions that `rank` may meet in any epoch, sorted: what its node has to stage or cache."""
-    groups = _groups(mode, world, ranks_per_node)
-    return np.sort(_share(n, seed, groups, rank // (world // groups)))
-
-
 def validation_share(n: int, world: int, rank: int) -> np.ndarray:
     """Return the positions that `rank` validates: over all ranks each sample once, in shares that differ by one at most."""
     return np.arange(rank, n, world, dtype=np.int64)
