@@ -108,7 +108,8 @@ class Option:
         return value
 
     def _check_bounds(self, value: float) -> None:
-        if not math.isfinite(value):
+        # whole numbers are finite, and may be too large to be asked
+        if isinstance(value, float) and not math.isfinite(value):
             raise ValueError("must be " + ", ".join(["finite", *self._limits]))
         too_low = (self.minimum is not None and value < self.minimum) or (self.above is not None and value <= self.above)
         too_high = (self.maximum is not None and value > self.maximum) or (self.below is not None and value >= self.below)
@@ -205,7 +206,8 @@ def json_schema(config: type, title: str) -> dict[str, Any]:
     names = {int: "integer", float: "number", bool: "boolean", str: "string", Path: "string"}
     properties: dict[str, Any] = {}
     for spec in options_of(config):
-        item: dict[str, Any] = {"type": names.get(spec.kind, "string")}
+        # what has a grammar of its own is text, whatever it becomes
+        item: dict[str, Any] = {"type": "string" if spec.convert and not spec.many else names.get(spec.kind, "string")}
         if spec.minimum is not None:
             item["minimum"] = spec.minimum
         if spec.above is not None:

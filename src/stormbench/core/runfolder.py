@@ -11,6 +11,7 @@ import errno
 import fcntl
 import itertools
 import json
+import os
 import shutil
 import time
 from collections.abc import Iterator
@@ -23,6 +24,8 @@ from stormbench.core.files import reported_os_errors, writable_folder, write_jso
 
 RUNNING, SUCCESS, TARGET_MISSED, FAILED, STOPPED = "running", "success", "target missed", "failed", "stopped"
 FINISHED = (SUCCESS, TARGET_MISSED)
+RESULT_FILE = "STORMBENCH_RESULT_FILE"
+"""Variable with the file in which the job-side entry wants to read a finished run's figures."""
 
 
 def default_tag(workload: str, seed: int) -> str:
@@ -102,6 +105,16 @@ class RunFolder:
     def finish(self, outcome: str, reason: str | None = None, **summary: Any) -> None:
         """Write how the trial ended, with its summary figures."""
         self._update({}, {"end": clocks.iso(clocks.now_ms()), "outcome": outcome, "reason": reason, **summary})
+        self._tell_starter(summary)
+
+    def _tell_starter(self, summary: dict[str, Any]) -> None:
+        """Give run_and_time.sh the figures that its RESULT line repeats."""
+        target = os.environ.get(RESULT_FILE)
+        if target:
+            figures = {name: summary.get(name) for name in ("time_to_target_s", "time_to_16_epochs_s")}
+            lines = [f"{name}={value:.3f}\n" for name, value in figures.items() if value is not None]
+            with contextlib.suppress(OSError), open(target, "w", encoding="utf-8") as stream:
+                stream.writelines([f"run={self.path}\n", *lines])
 
     def metric(self, **values: Any) -> None:
         """Append one line to metrics.jsonl."""
