@@ -1,7 +1,10 @@
 # shellcheck shell=bash
 # The demo: one rank on this machine, a quarter of the network's width, small generated frames.
 # A rehearsal of the whole path, not the benchmark: its figures compare with nothing published.
-export DGXSYSTEM=local
+# shellcheck source=configs/systems/clean.sh
+source "$(dirname "${BASH_SOURCE[0]:-$0}")/systems/clean.sh"
+
+export STORMBENCH_BENCHMARK=deepcam
 export DGXNNODES=1
 export DGXNGPU=1
 
@@ -16,3 +19,6 @@ export LR_SCHEDULE_TYPE=cosine_annealing
 export LR_T_MAX=480
 export MAX_EPOCHS=6
 export TARGET_IOU=0.82
+
+# shellcheck source=configs/systems/local.sh
+source "$(dirname "${BASH_SOURCE[0]:-$0}")/systems/local.sh"

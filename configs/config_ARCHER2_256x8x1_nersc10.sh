@@ -1,0 +1,29 @@
+# shellcheck shell=bash
+# DeepCAM on ARCHER2's CPU nodes: 256 nodes, 2048 ranks of 16 cores, global batch 2048 (2048 x 1), all by the rules of the
+# NERSC-10 baseline (0.80, 16 epochs timed); EPCC saw 58 minutes an epoch. Submit with -N "$DGXNNODES".
+# shellcheck source=configs/systems/clean.sh
+source "$(dirname "${BASH_SOURCE[0]:-$0}")/systems/clean.sh"
+
+export STORMBENCH_BENCHMARK=deepcam
+export DGXNNODES=256
+export DGXNGPU=8
+export WALLTIME=20:00:00
+export STORMBENCH_NERSC10=baseline
+
+export LOCAL_BATCH_SIZE=1
+export LOCAL_VALIDATION_BATCH_SIZE=1
+export GRADIENT_ACCUMULATION_FREQUENCY=1
+export BATCHNORM_GROUP_SIZE=1
+export OPTIMIZER=LAMB
+export START_LR=0.0055
+export WEIGHT_DECAY=0.01
+export LR_WARMUP_STEPS=400 LR_WARMUP_FACTOR=1
+export LR_SCHEDULE_TYPE=multistep LR_MILESTONES=800 LR_DECAY_RATE=0.1
+export TARGET_IOU=0.80
+export MIN_EPOCHS=16 MAX_EPOCHS=50
+export PRECISION_MODE=fp32
+export DATA_FORMAT=numpy
+export MAX_THREADS=4
+
+# shellcheck source=configs/systems/archer2.sh
+source "$(dirname "${BASH_SOURCE[0]:-$0}")/systems/archer2.sh"

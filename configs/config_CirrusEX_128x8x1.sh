@@ -1,0 +1,28 @@
+# shellcheck shell=bash
+# DeepCAM on Cirrus EX4000's CPU nodes: 128 nodes, 1024 ranks of 36 cores, global batch 1024 (1024 x 1), the LAMB recipe known
+# for that batch; this layout itself is unverified. Submit with -N "$DGXNNODES".
+# shellcheck source=configs/systems/clean.sh
+source "$(dirname "${BASH_SOURCE[0]:-$0}")/systems/clean.sh"
+
+export STORMBENCH_BENCHMARK=deepcam
+export DGXNNODES=128
+export DGXNGPU=8
+export WALLTIME=48:00:00
+
+export LOCAL_BATCH_SIZE=1
+export LOCAL_VALIDATION_BATCH_SIZE=1
+export GRADIENT_ACCUMULATION_FREQUENCY=1
+export BATCHNORM_GROUP_SIZE=1
+export OPTIMIZER=LAMB
+export START_LR=0.004
+export WEIGHT_DECAY=0.01
+export LR_WARMUP_STEPS=200 LR_WARMUP_FACTOR=1
+export LR_SCHEDULE_TYPE=multistep LR_MILESTONES="1100 4096" LR_DECAY_RATE=0.1
+export TARGET_IOU=0.82
+export MIN_EPOCHS=0 MAX_EPOCHS=50
+export PRECISION_MODE=fp32
+export DATA_FORMAT=numpy
+export MAX_THREADS=4
+
+# shellcheck source=configs/systems/cirrusex.sh
+source "$(dirname "${BASH_SOURCE[0]:-$0}")/systems/cirrusex.sh"
