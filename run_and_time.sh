@@ -4,7 +4,8 @@
 #
 #   source configs/config_local_1x1x2_demo.sh && DATADIR=data LOGDIR=results ./run_and_time.sh
 #
-# Words on the command line go to the workload as they are. ADDITIONAL_ARGS is split at blanks and knows no quotes, so a
+# Job scripts also start it with one of two first words: `check FOLDER... TRIAL` judges the logs of a trial, `allreduce` tests
+# the network between all ranks. Other words on the command line go to the workload as they are. ADDITIONAL_ARGS is split at blanks and knows no quotes, so a
 # list in it is written with colons: ADDITIONAL_ARGS="--lr_schedule_type multistep --lr_milestones 5:10".
 set -uo pipefail
 
@@ -19,11 +20,86 @@ fi
 
 case $STORMBENCH_BENCHMARK in
     deepcam) command=("${program[@]}" deepcam train) ;;
+    cloudmask) command=("${program[@]}" cloudmask train) ;;
     *)
-        echo "run_and_time.sh: STORMBENCH_BENCHMARK=$STORMBENCH_BENCHMARK is unknown; use deepcam" >&2
+        echo "run_and_time.sh: STORMBENCH_BENCHMARK=$STORMBENCH_BENCHMARK is unknown; use deepcam or cloudmask" >&2
         exit 2
         ;;
 esac
+on() { case ${1,,} in 1 | true | yes | on) return 0 ;; *) return 1 ;; esac; }
+
+case ${1:-} in
+    check)
+        folders=("${@:2:$#-2}")
+        exec "${program[@]}" results check "${folders[@]/%//result_${*: -1}.txt}"
+        ;;
+    allreduce)
+        shift
+        exec "${program[@]}" deepcam allreduce "$@"
+        ;;
+esac
+
+# Compilers and libraries keep caches, which may not lie in a home folder that nodes or images don't have.
+cache=${STORMBENCH_CACHE:-}
+if [ -n "$cache" ] && mkdir -p "$cache/cache" 2>/dev/null; then
+    export XDG_CACHE_HOME=${XDG_CACHE_HOME:-$cache/cache} TRITON_CACHE_DIR=${TRITON_CACHE_DIR:-$cache/triton}
+    export TORCHINDUCTOR_CACHE_DIR=${TORCHINDUCTOR_CACHE_DIR:-$cache/inductor}
+    export MIOPEN_USER_DB_PATH=${MIOPEN_USER_DB_PATH:-$cache/miopen} MIOPEN_CUSTOM_CACHE_DIR=${MIOPEN_CUSTOM_CACHE_DIR:-$cache/miopen}
+    mkdir -p "$MIOPEN_USER_DB_PATH" "$MIOPEN_CUSTOM_CACHE_DIR"
+fi
+
+local_rank=${LOCAL_RANK:-${OMPI_COMM_WORLD_LOCAL_RANK:-${MV2_COMM_WORLD_LOCAL_RANK:-${PALS_LOCAL_RANKID:-${MPI_LOCALRANKID:-${JSM_NAMESPACE_LOCAL_RANK:-${SLURM_LOCALID:-0}}}}}}}
+ranks_here=${DGXNGPU:-1}
+wrapper=()
+
+# The cores of a list such as 0-3,8, one on each line.
+cores_of() {
+    local part parts
+    IFS=, read -r -a parts <<<"$1"
+    for part in "${parts[@]}"; do seq "${part%-*}" "${part#*-}"; done
+}
+
+# Binds this rank to its share of the node where the launcher has not bound it: cores, the memory near them, its network card.
+bind_rank() {
+    local allowed mine words nics
+    [ "${STORMBENCH_BIND:-none}" = auto ] || return 0
+    read -r -a nics <<<"${STORMBENCH_NICS:-}"
+    if [ "${#nics[@]}" -gt 0 ]; then
+        export UCX_NET_DEVICES=${UCX_NET_DEVICES:-${nics[local_rank * ${#nics[@]} / ranks_here % ${#nics[@]}]}:1}
+    fi
+    # each rank sees one of AMD's GPUs, unless the launcher has chosen it
+    if [ "${STORMBENCH_GPU_VENDOR:-none}" = amd ] && [ "$ranks_here" -gt 1 ]; then
+        export ROCR_VISIBLE_DEVICES=${ROCR_VISIBLE_DEVICES:-$local_rank}
+    fi
+    mapfile -t allowed < <(cores_of "$(sed -n 's/^Cpus_allowed_list:[[:space:]]*//p' /proc/self/status 2>/dev/null)")
+    read -r -a words <<<"${STORMBENCH_RANK_CORES:-}"
+    if [ "${#words[@]}" -gt "$local_rank" ]; then
+        mine=${words[local_rank]}
+    elif [ "$ranks_here" -gt 1 ] && [ "${#allowed[@]}" -ge "$ranks_here" ] && [ "${#allowed[@]}" -ge $((${STORMBENCH_CORES_PER_RANK:-0} * ranks_here)) ] &&
+        [ "${#allowed[@]}" -gt "${STORMBENCH_CORES_PER_RANK:-0}" ]; then
+        share=$((${#allowed[@]} / ranks_here))
+        mine=$(IFS=, && echo "${allowed[*]:local_rank * share:share}")
+    else
+        mine=''
+    fi
+    # a list that this node does not have, as in a rehearsal, binds nothing
+    if [ -n "$mine" ] && command -v taskset >/dev/null && ! taskset -c "$mine" true 2>/dev/null; then mine=''; fi
+    if command -v numactl >/dev/null && numactl ${mine:+--physcpubind="$mine"} --localalloc true 2>/dev/null; then
+        wrapper=(numactl ${mine:+--physcpubind="$mine"} --localalloc)
+    elif [ -n "$mine" ] && command -v taskset >/dev/null; then
+        wrapper=(taskset -c "$mine")
+    fi
+}
+bind_rank
+
+if on "${ENABLE_PROFILING:-0}" && [ "$local_rank" = 0 ]; then
+    command -v nsys >/dev/null || {
+        echo "run_and_time.sh: ENABLE_PROFILING=1, but nsys is not in the search path of $(hostname); install Nsight Systems there, or set it to 0" >&2
+        exit 2
+    }
+    mkdir -p "${LOGDIR:-.}/${RUN_TAG:-profile}"
+    wrapper+=(nsys profile "--trace=cuda,nvtx,cudnn,osrt" --force-overwrite=true --output="${LOGDIR:-.}/${RUN_TAG:-profile}/profile_${EXPERIMENT_ID:-1}_rank$rank")
+fi
 read -r -a more <<<"${ADDITIONAL_ARGS:-}"
 
 # The scheduler signals this shell; the workload must hear it to write its checkpoint or its last log line.
@@ -72,8 +148,28 @@ start=$(date +%s)
 start_text=$(date '+%Y-%m-%d %I:%M:%S %p')
 [ "$rank" = 0 ] && echo "STARTING TIMING RUN AT $start_text"
 
-"${command[@]}" ${more[@]+"${more[@]}"} "$@" &
+# Where the workload tells what the RESULT line repeats, and where rank 0 leaves its exit code, which launchers hide.
+facts=''
+if [ "$rank" = 0 ] && facts=$(mktemp 2>/dev/null); then export STORMBENCH_RESULT_FILE=$facts; fi
+
+"${wrapper[@]}" "${command[@]}" ${more[@]+"${more[@]}"} "$@" &
 child=$!
+
+# The job script asks to stop by a file: that needs neither a launcher that hands signals on nor a process id in a container.
+watch=''
+if [ "$rank" = 0 ] && [ -n "${STORMBENCH_STOP_FILE:-}" ]; then
+    exec {never}<> <(:)
+    (
+        trap - USR1 TERM INT HUP
+        until [ -e "$STORMBENCH_STOP_FILE" ]; do read -r -t 1 -u "$never"; done
+        # a program that is only just starting would die of the signal: its mask of caught signals tells when it hears USR1
+        while caught=$(sed -n 's/^SigCgt:[[:space:]]*//p' "/proc/$child/status" 2>/dev/null) && [ $((16#${caught:-200} & 16#200)) -eq 0 ]; do
+            read -r -t 0.1 -u "$never"
+        done
+        kill -s USR1 "$child" 2>/dev/null
+    ) &
+    watch=$!
+fi
 [ -z "$remembered" ] || forward "$remembered"
 # A signal makes wait return early with its own number. Only a wait that none disturbed tells the workload's exit code, which
 # the shell remembers also where the workload ended meanwhile.
@@ -86,11 +182,15 @@ done
 
 end=$(date +%s)
 if [ "$rank" = 0 ]; then
+    [ -z "$watch" ] || kill "$watch" 2>/dev/null
+    [ -z "${STORMBENCH_STATUS_FILE:-}" ] || echo "$code" >"$STORMBENCH_STATUS_FILE"
+    fact() { [ -z "$facts" ] || sed -n "s/^$1=//p" "$facts"; }
     echo "ENDING TIMING RUN AT $(date '+%Y-%m-%d %I:%M:%S %p')"
     if [ "$code" -eq 0 ]; then
-        echo "RESULT,${STORMBENCH_BENCHMARK^^},${SEED:-333},$((end - start)),${STORMBENCH_SUBMISSION_ORG:-unspecified},$start_text"
+        echo "RESULT,${STORMBENCH_BENCHMARK^^},${SEED:-333},$((end - start)),${STORMBENCH_SUBMISSION_ORG:-unspecified},$start_text,time_to_target_s=$(fact time_to_target_s),time_to_16_epochs_s=$(fact time_to_16_epochs_s),continued=${STORMBENCH_CONTINUED:-0}"
     else
         echo "run_and_time.sh: no RESULT, the workload ended with exit code $code after $((end - start)) s" >&2
     fi
+    [ -z "$facts" ] || rm -f "$facts"
 fi
 exit "$code"

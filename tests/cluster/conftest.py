@@ -12,7 +12,7 @@ from tests.cluster.slurm import Cluster, why_impossible
 
 @pytest.fixture(scope="session")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    """Two nodes, n1 and n2. Without Slurm on this machine the tests are skipped, but never where CI vouches for them."""
+    """Four nodes, n1 to n4, with fake GPUs. Without Slurm on this machine the tests are skipped, but never where CI vouches for them."""
     why = why_impossible()
     if why and os.environ.get("CI"):
         pytest.fail(f"CI is set, so these tests must run: {why}")

@@ -6,6 +6,7 @@ import contextlib
 import os
 import shutil
 import signal
+import stat
 import subprocess
 import time
 from collections.abc import Callable
@@ -21,6 +22,7 @@ NEEDED = {
     "mpirun.openmpi": "openmpi-bin",
 }  # fmt: skip
 WAIT_S = 240.0
+GPUS = 2
 # the first process of a process namespace takes all others with it, so that no rank outlives even tests that are killed; the shell reaps
 _IN_ONE_CAGE = ("unshare", "--pid", "--fork", "--kill-child", "--mount-proc", "sh", "-c", '"$@" & wait', "sh")
 
@@ -28,15 +30,19 @@ _IN_ONE_CAGE = ("unshare", "--pid", "--fork", "--kill-child", "--mount-proc", "s
 class Cluster:
     """Slurm while it is entered. `folder` holds all it writes; nothing outside is touched."""
 
-    def __init__(self, folder: Path, nodes: tuple[str, ...] = ("n1", "n2"), cpus: int = 4) -> None:
+    def __init__(self, folder: Path, nodes: tuple[str, ...] = ("n1", "n2", "n3", "n4"), cpus: int = 4) -> None:
         self.folder, self.nodes, self.cpus = folder, nodes, cpus
         self.conf = folder / "slurm.conf"
         self._hosts: list[Host] = []
         self._daemons: list[subprocess.Popen[bytes]] = []
 
     def __enter__(self) -> Cluster:
-        for name in ("state", "log", "run"):
+        for name in ("state", "log", "run", "dev"):
             (self.folder / name).mkdir()
+        for number in range(GPUS):
+            # Slurm takes only device nodes for GPUs; these are clones of /dev/null
+            os.mknod(self.folder / "dev" / f"gpu{number}", 0o666 | stat.S_IFCHR, os.makedev(1, 3))
+        (self.folder / "gres.conf").write_text(f"Name=gpu Type=fake File={self.folder}/dev/gpu[0-{GPUS - 1}]\n")
         try:
             self._hosts = bring_up(("login", *self.nodes), self.folder)
             self._start()
@@ -84,9 +90,18 @@ class Cluster:
 
     def ended(self, job: str) -> str:
         """Return the state of a job once it has ended, such as COMPLETED; `sbatch --wait` asks only every ten seconds."""
-        query = ("squeue", "--noheader", "--states=all", f"--jobs={job}", "--format=%T")
-        wait_until(lambda: self.ask(*query) not in ("PENDING", "RUNNING", "COMPLETING"), f"job {job} doesn't end")
-        return self.ask(*query)
+        wait_until(lambda: self.state(job) not in ("PENDING", "RUNNING", "COMPLETING", "REQUEUED"), f"job {job} doesn't end")
+        return self.state(job)
+
+    def state(self, job: str) -> str:
+        """Return how a job stands now."""
+        return self.ask("squeue", "--noheader", "--states=all", f"--jobs={job}", "--format=%T")
+
+    def release(self, job: str, **changes: str) -> None:
+        """Let a job that queued itself again begin at once, with changes; Slurm would keep it waiting for two minutes."""
+        waiting = ("squeue", "--noheader", "--states=pending", f"--jobs={job}", "--format=%r")
+        wait_until(lambda: self.ask(*waiting) == "BeginTime", f"job {job} doesn't queue itself again")
+        self.ask("scontrol", "update", f"JobId={job}", *(f"{name}={value}" for name, value in changes.items()), "StartTime=now")
 
     def cancel_all(self) -> None:
         """End every job, and wait until Slurm has cleaned up after it."""
@@ -140,7 +155,7 @@ class Cluster:
 
     def _configuration(self) -> str:
         login, *nodes = self._hosts
-        at = self.folder
+        at, gpus = self.folder, f"Gres=gpu:fake:{GPUS}"
         lines = [
             "ClusterName=tests", f"SlurmctldHost={login.name}({login.address})", "SlurmUser=root", "SlurmdUser=root",
             "AuthType=auth/munge", f"AuthInfo=socket={at}/run/munge", "CredType=cred/munge",
@@ -154,7 +169,8 @@ class Cluster:
             "SchedulerParameters=bf_interval=1,sched_interval=1", "ReturnToService=2", "KillWait=30",
             # more CPUs than the machine has
             "SlurmdParameters=config_overrides",
-            *(f"NodeName={n.name} NodeAddr={n.address} CPUs={self.cpus} CoresPerSocket={self.cpus} RealMemory=1000" for n in nodes),
+            "GresTypes=gpu",
+            *(f"NodeName={n.name} NodeAddr={n.address} CPUs={self.cpus} CoresPerSocket={self.cpus} RealMemory=1000 {gpus}" for n in nodes),
             f"PartitionName=tests Nodes={','.join(n.name for n in nodes)} Default=YES MaxTime=60 State=UP",
         ]  # fmt: skip
         return "\n".join(lines) + "\n"

@@ -41,6 +41,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     _split(commands)
     _summarize(commands)
     _convert(commands)
+    _allreduce(commands)
     usage = "stormbench deepcam train [OPTION ...]"
     train = commands.add_parser("train", help="train, validate, log", usage=usage, description=TRAIN_DESCRIPTION)
     add_options(train, TrainConfig)
@@ -144,6 +145,24 @@ def _convert(commands: Any) -> None:
     convert.add_argument("--overwrite", action="store_true", help="convert again what is complete")
     _workers(convert)
     _set(convert, "convert", lambda a: {"overwrite": a.overwrite, "workers": a.workers}, "input_directory", "output_directory")
+
+
+def _allreduce(commands: Any) -> None:
+    test = commands.add_parser(
+        "allreduce",
+        help="test the network between all ranks",
+        description="Sum buffers of growing size over all ranks of a launch, check the sums and print the bandwidth. Jobs with NCCL_TEST=1 "
+        "run it before their first trial.",
+    )
+    test.add_argument("--max_bytes", type=positive, default=2**26, metavar="BYTES", help="the largest buffer (default 64 MiB)")
+    test.add_argument("--timeout", type=float, default=120.0, metavar="S", help="how long ranks wait for each other (default 120)")
+
+    def run(arguments: argparse.Namespace) -> int:
+        from stormbench.deepcam.allreduce import run as test_network
+
+        return test_network(arguments)
+
+    test.set_defaults(run=run)
 
 
 def _workers(parser: argparse.ArgumentParser) -> None:
