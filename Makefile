@@ -6,7 +6,7 @@ DEMO ?= demo
 BIN := $(VENV)/bin
 READY := $(VENV)/.stormbench-ready
 
-.PHONY: help demo test lint bench readme clean
+.PHONY: help demo test lint bench readme golden apptainer clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -27,17 +27,25 @@ demo: $(READY)  ## make data, train DeepCAM until its target, show the result
 lint: $(READY)  ## ruff, mypy, shellcheck
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/shellcheck -x run_and_time.sh benchmarks/demo.sh .ci/run
+	$(BIN)/shellcheck -x run_and_time.sh run.sub init_datasets.sub benchmarks/demo.sh tests/cluster/apptainer.sh .ci/run
 
-test: lint  ## lint and every test
+apptainer:
+	@command -v apptainer >/dev/null || bash tests/cluster/apptainer.sh .apptainer >/dev/null 2>&1 || echo "no apptainer here: the tests that need one are skipped"
+
+test: lint apptainer  ## lint and every test
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest
 
 bench: $(READY)  ## the figures of the README, each from its script
 	$(BIN)/python benchmarks/loader.py
 	$(BIN)/python benchmarks/train_step.py
+	$(BIN)/python benchmarks/check_mutations.py
+	$(BIN)/python benchmarks/trial_overhead.py
 
-readme: $(READY)  ## renew the README's table of options
+golden: $(READY)  ## renew run.sub, init_datasets.sub and the kept jobs of all configs
+	$(BIN)/python -m tests.golden.renderings
+
+readme: $(READY)  ## renew the README's table of variables
 	$(BIN)/python -c 'import re, subprocess, pathlib; p = pathlib.Path("README.md"); t = subprocess.run(["$(BIN)/stormbench", "variables", "--markdown"], capture_output=True, text=True, check=True).stdout; p.write_text(re.sub(r"(<!-- variables -->\n).*?(<!-- end)", lambda m: m[1] + t + m[2], p.read_text(), flags=re.S))'
 
 clean:  ## remove the environment and the demo
-	rm -rf $(VENV) $(DEMO)
+	rm -rf $(VENV) $(DEMO) .apptainer

@@ -15,6 +15,14 @@ from stormbench.core.progress import UNWRITABLE, discard, say
 
 GROUPS = {
     "deepcam": ("storms in climate data (PyTorch): make data, convert it, train", "stormbench.deepcam.commands"),
+    "check": ("validate shell configs before anything is queued", "stormbench.job.check"),
+    "render": ("turn a config into the script of its scheduler", "stormbench.job.render"),
+    "submit": ("check, render and submit a config", "stormbench.job.submit"),
+    "status": ("how submitted runs stand", "stormbench.job.follow:configure_status"),
+    "logs": ("what submitted runs print", "stormbench.job.follow:configure_logs"),
+    "cancel": ("end submitted runs", "stormbench.job.follow:configure_cancel"),
+    "rehearse": ("run the very job script on this machine, with stand-ins for the scheduler and the containers", "stormbench.job.rehearse"),
+    "doctor": ("check this machine, or a node in a job, for what often goes wrong", "stormbench.job.doctor"),
     "results": ("judge what runs have left in their folders", "stormbench.results.commands"),
     "variables": ("all options with their environment variables, defaults and bounds", "stormbench.variables"),
 }
@@ -104,7 +112,8 @@ def _run(words: list[str]) -> int:
     for name, (summary, module) in GROUPS.items():
         group = groups.add_parser(name, help=summary, description=summary[0].upper() + summary[1:] + ".")
         if name == chosen:
-            importlib.import_module(module).configure(group)
+            path, _, function = module.partition(":")
+            getattr(importlib.import_module(path), function or "configure")(group)
     arguments = parser.parse_args(words)
     if getattr(arguments, "run", None) is None:
         (parser if chosen is None else groups.choices[chosen]).print_help()

@@ -1,16 +1,19 @@
-"""`stormbench variables`: every option of every workload with its variable, from the declarations themselves."""
+"""`stormbench variables`: every option of jobs and workloads with its variable, from the declarations themselves."""
 
 from __future__ import annotations
 
 import argparse
 import json
+from typing import Any
 
 from stormbench.core.arguments import default_text
 from stormbench.core.options import json_schema, options_of
 from stormbench.core.tables import markdown_table, text_table
-from stormbench.deepcam.config import TrainConfig
+from stormbench.core.workloads import WORKLOADS
+from stormbench.job.config import JobConfig
 
-HEADERS = ("variable", "flag", "default", "unit", "bounds", "meaning")
+HEADERS = ("variable", "of", "flag", "default", "unit", "bounds", "meaning")
+TITLE = "Variables of stormbench's shell configs"
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -26,19 +29,45 @@ def run(arguments: argparse.Namespace) -> int:
     """Print the options in the form asked for."""
     rows = table_rows()
     if arguments.schema:
-        print(json.dumps(json_schema(TrainConfig, "DeepCAM training"), indent=2))
+        print(json.dumps(schema(), indent=2))
     elif arguments.json:
         print(json.dumps([dict(zip(HEADERS, row, strict=True)) for row in rows], indent=2))
     elif arguments.markdown:
-        print(markdown_table(HEADERS, [[f"`{row[0]}`", f"`{row[1]}`", *row[2:]] for row in rows]))
+        print(markdown_rows(rows))
     else:
         print(text_table(HEADERS, rows))
     return 0
 
 
+def markdown_rows(rows: list[list[str]]) -> str:
+    """Return the table as the README has it, names and flags in code type."""
+    return markdown_table(HEADERS, [[f"`{row[0]}`", row[1], f"`{row[2]}`" if row[2] else "", *row[3:]] for row in rows])
+
+
 def table_rows() -> list[list[str]]:
-    """Return one row for each option: variable, flag, default, unit, bounds, meaning."""
+    """Return one row for each option: variable, whose it is, flag, default, unit, bounds, meaning."""
     return [
-        [spec.variable, spec.flag, default_text(spec), spec.unit or "", "" if spec.kind is bool else spec.bounds, spec.help]
-        for spec in options_of(TrainConfig)
+        [
+            spec.variable,
+            of,
+            spec.flag if of != "job" else "",
+            default_text(spec),
+            spec.unit or "",
+            "" if spec.kind is bool else spec.bounds,
+            spec.help,
+        ]
+        for of, declared in _declarations()
+        for spec in options_of(declared)
     ]
+
+
+def schema() -> dict[str, Any]:
+    """Return one JSON schema for what a shell config may export; a name that several parts share keeps the first one's bounds."""
+    merged: dict[str, Any] = {}
+    for of, declared in reversed(_declarations()):
+        merged |= json_schema(declared, of)["properties"]
+    return {**json_schema(JobConfig, TITLE), "properties": dict(sorted(merged.items()))}
+
+
+def _declarations() -> list[tuple[str, type]]:
+    return [("job", JobConfig), *((workload.name, workload.options()) for workload in WORKLOADS.values())]

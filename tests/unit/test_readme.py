@@ -4,8 +4,7 @@ import re
 from pathlib import Path
 
 from stormbench.cli import GROUPS
-from stormbench.core.tables import markdown_table
-from stormbench.variables import HEADERS, table_rows
+from stormbench.variables import markdown_rows, table_rows
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
@@ -13,14 +12,14 @@ README = (ROOT / "README.md").read_text()
 
 def test_the_table_of_variables_is_current() -> None:
     shown = README.split("<!-- variables -->\n", 1)[1].split("\n<!-- end of variables -->", 1)[0].strip()
-    now = markdown_table(HEADERS, [[f"`{row[0]}`", f"`{row[1]}`", *row[2:]] for row in table_rows()])
-    assert shown == now, "renew it: make readme"
+    assert shown == markdown_rows(table_rows()), "renew it: make readme"
 
 
 def test_every_script_that_the_readme_names_exists() -> None:
     names = set(re.findall(r"\b(?:benchmarks|configs)/[\w.-]+\.(?:py|sh)\b", README))
     assert names
-    for name in names:
+    # the user's own, made from its example
+    for name in names - {"configs/data.sh"}:
         assert (ROOT / name).is_file(), name
 
 

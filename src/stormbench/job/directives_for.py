@@ -81,7 +81,7 @@ def _slurm(job: Job, layout: Layout, output: str | None) -> list[str]:
         value = job.values.get(f"SBATCH_{name}", "").strip()
         if value:
             word = f"--{_NAMES.get(name, name.lower().replace('_', '-'))}"
-            lines.append(word if value in ("exclusive", "1") and name == "EXCLUSIVE" else f"{word}={shlex.quote(value)}")
+            lines.append(word if value == "exclusive" and name == "EXCLUSIVE" else f"{word}={shlex.quote(value)}")
     if config.runtime == "shifter" and config.container:
         lines.append(f"--image={shlex.quote(config.container)}")
     # an output that is appended to survives a job that queues itself again

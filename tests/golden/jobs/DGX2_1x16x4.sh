@@ -267,8 +267,9 @@ start_instance() {
     trap : USR1 TERM HUP INT
     SEED=$(seed_of "$1" "$2")
     export SEED EXPERIMENT_ID=$1 RUN_TAG=$3 STORMBENCH_CONTINUED=$restarts
-    enter
     export STORMBENCH_STATUS_FILE=$results_inside/$3/.status_$1 STORMBENCH_STOP_FILE=$results_inside/$tag/${stop_file##*/}
+    # last, as it lists the variables that enter the container
+    enter
     launch "$2" "$entry" &
     launcher=$!
     echo "$launcher" >"$folder/.launcher_$2"
@@ -282,9 +283,10 @@ start_instance() {
 
 # Makes paths and variables what they are where the ranks run.
 enter() {
+    export STORMBENCH_CACHE=$scratch_inside
     container_enter
     [ -z "${DATADIR:-}" ] || export DATADIR=${data_inside:-$DATADIR}
-    export LOGDIR=$results_inside STORMBENCH_CACHE=$scratch_inside
+    export LOGDIR=$results_inside
 }
 
 await() {

@@ -1,0 +1,112 @@
+"""Rehearsals: the very script of a shipped config runs to its verdict under strict stand-ins, for each scheduler, launcher and runtime."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from stormbench.core.verdict import judge
+from stormbench.job.load import load
+from stormbench.job.render import render
+from tests.conftest import Run, clean_environment
+
+ROOT = Path(__file__).parents[2]
+# config: the programs that its script has to call, in the order of their first calls
+SHIPPED = {
+    "DGXA100_16x8x1": ["sbatch", "scontrol", "srun"],
+    "DGXA100_4x2x8x8_weak": ["sbatch", "scontrol", "srun"],
+    "Perlmutter_256x4x2_nersc10": ["sbatch", "scontrol", "srun", "shifter"],
+    "CirrusGPU_16x4x2_gb2048": ["sbatch", "scontrol", "srun", "apptainer"],
+    "Summit_85x6x2": ["bsub", "jsrun"],
+    "Polaris_32x4x1": ["qsub", "mpiexec", "apptainer"],
+    "DGX_1x8x8": ["docker", "torchrun"],
+    "local_1x2x1": ["torchrun"],
+}
+
+
+@pytest.fixture(scope="module")
+def kit(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The shipped configs, without the user's data.sh."""
+    return Path(shutil.copytree(ROOT / "configs", tmp_path_factory.mktemp("kit") / "configs", ignore=shutil.ignore_patterns("data.sh")))
+
+
+def calls_of(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "calls.jsonl").read_text().splitlines()]
+
+
+def settings(script: str) -> dict[str, str]:
+    return dict(line.removeprefix("export ").split("=", 1) for line in script.splitlines() if line.startswith("export ") and "='" in line)
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_a_shipped_config_rehearses_to_its_verdict(stormbench: Run, kit: Path, tmp_path: Path, name: str) -> None:
+    folder = tmp_path / "a rehearsal"
+    config = kit / f"config_{name}.sh"
+    done = stormbench("rehearse", config, "--folder", folder, timeout=400)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    logs = sorted(folder.glob("results/*/result_1.txt"))
+    assert len(logs) == (4 if name.endswith("_weak") else 1)
+    for log in logs:
+        assert judge(log).verdict == "complete, target missed"
+    calls = calls_of(folder)
+    assert [call for call in calls if str(call["verdict"]).startswith("rejected")] == []
+    assert list(dict.fromkeys(call["program"] for call in calls if call["program"] in SHIPPED[name])) == SHIPPED[name]
+    assert "asks for" in done.stdout
+    assert list((folder / "scratch").glob("*")) == [], "the job's scratch folder is left"
+    job = load(config, clean_environment())
+    # the script is the one to be submitted, but for its folders and image
+    submitted, rehearsed = settings(render(job)), settings((folder / "job.sh").read_text())
+    differing = {name for name in {*submitted, *rehearsed} if submitted.get(name) != rehearsed.get(name)}
+    assert differing <= {"DATADIR", "LOGDIR", "CONT", "RUN_TAG", "STORMBENCH_SCRATCH", "STORMBENCH_MOUNTS", "STORMBENCH_MODULES"}
+
+
+@pytest.mark.parametrize(
+    ("name", "line", "program", "why"),
+    [
+        ("DGXA100_16x8x1", "export STORMBENCH_LAUNCH_ARGS=--no-such-option", "srun", "no-such-option"),
+        ("Summit_85x6x2", "export STORMBENCH_DIRECTIVES='-n 85'", "bsub", "-n"),
+        ("Polaris_32x4x1", "export STORMBENCH_DIRECTIVES='-l select=2'", "qsub", "select"),
+    ],
+)
+def test_what_the_real_program_refuses_fails_the_rehearsal(
+    stormbench: Run, kit: Path, tmp_path: Path, name: str, line: str, program: str, why: str
+) -> None:
+    wrong = kit / f"config_{name}_wrong.sh"
+    wrong.write_text((kit / f"config_{name}.sh").read_text() + line + "\n")
+    done = stormbench("rehearse", wrong, "--folder", tmp_path / "here", timeout=200)
+    assert done.returncode in (1, 2)
+    refused = [call for call in calls_of(tmp_path / "here") if str(call["verdict"]).startswith("rejected")]
+    assert refused, done.stdout + done.stderr
+    assert (refused[0]["program"], why in refused[0]["verdict"]) == (program, True)
+    assert "Traceback" not in done.stderr
+
+
+def test_bsub_without_its_redirection_runs_the_script_without_its_directives(stormbench: Run, kit: Path, tmp_path: Path) -> None:
+    assert stormbench("rehearse", kit / "config_Summit_85x6x2.sh", "--folder", tmp_path, timeout=300).returncode == 0
+    environ = {**clean_environment(LSB_DEFAULTPROJECT="p"), "PATH": f"{tmp_path / 'bin'}:{Path(sys.executable).parent}:/usr/bin:/bin"}
+    plain = subprocess.run(["bsub", "./job.sh"], cwd=tmp_path, env=environ, capture_output=True, text=True, check=False)
+    assert plain.returncode != 0, "Summit's bsub wants nodes and a wall time, which stand in the directives"
+    parsed = subprocess.run(
+        ["bsub", "./job.sh"], cwd=tmp_path, env={**environ, "LSB_BSUB_PARSE_SCRIPT": "Y"}, capture_output=True, text=True, check=False
+    )
+    assert "is submitted to queue" in parsed.stdout, parsed.stderr
+
+
+def test_an_error_in_the_config_is_told_before_anything_is_made(stormbench: Run, kit: Path, tmp_path: Path) -> None:
+    wrong = kit / "config_DGXA100_17x8x1.sh"
+    wrong.write_text((kit / "config_DGXA100_16x8x1.sh").read_text())
+    done = stormbench("rehearse", wrong, "--folder", tmp_path / "here")
+    assert done.returncode == 2
+    assert "DGXNNODES=16" in done.stderr
+    assert not (tmp_path / "here" / "job.sh").exists()
+
+
+def test_cloudmask_has_no_job_side_to_rehearse_yet(stormbench: Run, kit: Path, tmp_path: Path) -> None:
+    done = stormbench("rehearse", kit / "config_Rivanna_1x8x32.sh", "--folder", tmp_path / "here")
+    assert (done.returncode, "nothing to rehearse" in done.stderr) == (2, True)
