@@ -2,8 +2,8 @@
 
     python benchmarks/trial_overhead.py      (as root, with Slurm installed; see tests/cluster)
 
-A trial is a launch by srun, the job-side entry on each rank, and the official checker on the log. Its workload here is a program that leaves a
-finished log and ends, so the time from one trial's start to the next is the loop's own, less what a plain srun takes.
+A trial is a launch by srun, the job-side entry on each rank, and the official checker on the log. Its workload here is a program
+that leaves a finished log and ends: the time from one trial's start to the next, less what a plain srun takes, is the loop's own.
 """
 
 from __future__ import annotations

@@ -164,7 +164,7 @@ def how_to_submit(text: str, path: Path) -> str:
     if "\n#BSUB " in text:
         return f"submit it with bsub < {path}"
     if "\n#PBS " in text:
-        return f"submit it with qsub -A PROJECT {path}"
+        return f"submit it with qsub -V -A PROJECT {path}"
     return f"submit it with sbatch {path}" if "\n#SBATCH " in text else f"run it with bash {path}"
 
 

@@ -238,6 +238,12 @@ clear_caches() {
     fi
 }
 
+# Shows and keeps what comes. Schedulers signal every process of a job, and without it the workload's last words would be lost.
+keep() {
+    trap '' USR1 USR2 TERM INT HUP
+    exec tee -a "$1"
+}
+
 # Runs in a process of its own: trial, instance from 0, name of the run folder. Leaves the launcher's exit code in a file.
 start_instance() {
     local launcher code
@@ -303,7 +309,7 @@ run_trial() {
         folders[i]=$(tag_of "$i")
         mkdir -p "$LOGDIR/${folders[i]}"
         rm -f -- "$LOGDIR/${folders[i]}/.status_$trial"
-        start_instance "$trial" "$i" "${folders[i]}" 2>&1 | tee -a "$LOGDIR/${folders[i]}/trial_$trial.out" &
+        start_instance "$trial" "$i" "${folders[i]}" 2>&1 | keep "$LOGDIR/${folders[i]}/trial_$trial.out" &
         pids[i]=$!
     done
     for ((i = 0; i < instances; i++)); do await "${pids[i]}"; done

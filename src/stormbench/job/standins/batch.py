@@ -122,6 +122,9 @@ class _Attempt:
         ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
         script = str(self._state.kept("scripts", self._number))
         command = [*([self._job["shell"]] if self._job["shell"] else []), script, *self._job["words"]]
+        if self._job["scheduler"] == "slurm":
+            # the script's own process id, which tells a batch script from a shell in an allocation
+            command = ["/bin/sh", "-c", 'SLURM_TASK_PID=$$ exec "$@"', "sh", *command]
         with contextlib.ExitStack() as files:
             out, err = (files.enter_context(open_output(path, "ab" if self._append else "wb")) if path else None for path in self._paths)
             merged = out is not None and err is None

@@ -76,12 +76,13 @@ def environment(state: State, job: batch.Job, number: str, index: int | None, re
     names = f"node[{1:0{width}d}-{nodes:0{width}d}]" if nodes > 1 else f"node{1:0{width}d}"
     ranks, cores = job["ranks_per_node"] or 1, job["cores_per_rank"] or 1
     many = f"(x{nodes})" if nodes > 1 else ""
+    node_cores = job["node_cores"] or ranks * cores
     values = {
         "SLURM_JOB_ID": number, "SLURM_JOBID": number, "SLURM_JOB_NUM_NODES": nodes, "SLURM_NNODES": nodes, "SLURM_JOB_NODELIST": names,
         "SLURM_NODELIST": names, "SLURM_SUBMIT_DIR": job["submitted_from"], "SLURM_SUBMIT_HOST": socket.gethostname(),
         "SLURM_JOB_NAME": job["name"],
         "SLURM_JOB_PARTITION": job["queue"] or "rehearsal", "SLURM_CLUSTER_NAME": "rehearsal", "SLURM_JOB_USER": getpass.getuser(),
-        "SLURM_JOB_UID": os.getuid(), "SLURM_CPUS_ON_NODE": ranks * cores, "SLURM_JOB_CPUS_PER_NODE": f"{ranks * cores}{many}",
+        "SLURM_JOB_UID": os.getuid(), "SLURM_CPUS_ON_NODE": node_cores, "SLURM_JOB_CPUS_PER_NODE": f"{node_cores}{many}",
         "SLURM_TASKS_PER_NODE": f"{ranks}{many}", "SLURM_PROCID": 0, "SLURM_LOCALID": 0, "SLURM_NODEID": 0, "SLURM_GTIDS": 0,
         "SLURMD_NODENAME": expand(names)[0], "SLURM_NODE_ALIASES": "(null)", "SLURM_EXPORT_ENV": "ALL", "ENVIRONMENT": "BATCH",
     }  # fmt: skip
@@ -236,6 +237,8 @@ def _job(state: State, request: Request, words: list[str], name: str) -> batch.J
         # a description in the comment is for readers: Slurm itself sets nothing from it
         "ranks_per_node": request.ranks_per_node if {"ntasks", "ntasks-per-node"} & set(options) else None,
         "cores_per_rank": request.cores_per_rank if "cpus-per-task" in options else None,
+        # but a node that is taken whole has the cores that the description speaks of
+        "node_cores": (request.ranks_per_node or 1) * (request.cores_per_rank or 1) if "exclusive" in options else None,
         "gpus_per_node": request.gpus_per_node, "wall_s": request.wall_s, "array": list(request.array),
         "output": options.get("output"),
         "error": options.get("error"), "append": options.get("open-mode", "t").startswith("a"), "shell": None, "warning": warning,

@@ -1,0 +1,185 @@
+"""Whole runs of LSF and PBS jobs under strict stand-ins: stopped before the limit, queued again, and continued to the same numbers."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from stormbench.core.verdict import judge
+from stormbench.job.load import load
+from stormbench.job.render import render
+from stormbench.job.standins import PROGRAMS, Plan, install
+from tests.cluster.test_slurm_jobs import SLOW, program
+from tests.conftest import clean_environment, metrics, record
+from tests.e2e.test_train import assert_same_weights
+
+ROOT = Path(__file__).parents[2]
+RUN = """\
+export DGXSYSTEM=T DGXNNODES=2 DGXNGPU=2 LOCAL_BATCH_SIZE=2 SEED=40 WALLTIME={minutes} STORMBENCH_WARNING={warning} RUN_TAG=run
+export STORMBENCH_SCHEDULER={scheduler} STORMBENCH_CORES_PER_RANK=1 STORMBENCH_WIDTH=0.05 MAX_EPOCHS=4 TARGET_IOU=1 MAX_THREADS=1
+export OMP_NUM_THREADS=1 LOGGING_FREQUENCY=1 STORMBENCH_DETERMINISTIC=1 STORMBENCH_SCRATCH={folder}/scratch NEXP={trials}
+"""
+SUBMIT = {"lsf": "bsub < job.sh", "pbs": "qsub -V job.sh"}
+
+
+class Site:
+    """A folder with the stand-ins of one scheduler, its job and what it leaves."""
+
+    def __init__(self, folder: Path, scheduler: str, data: Path, *, minutes: int = 30, warning: int = 60, trials: int = 1) -> None:
+        self.folder, self.scheduler = folder, scheduler
+        (folder / "scratch").mkdir(parents=True)
+        install(folder / "bin", PROGRAMS, Plan(ranks=2, calls=str(folder / "calls.jsonl")))
+        config = folder / "config.sh"
+        values = {"minutes": minutes, "warning": warning, "scheduler": scheduler, "folder": shlex.quote(str(folder)), "trials": trials}
+        config.write_text(RUN.format(**values))
+        job = load(config, {"HOME": "/root", "PATH": os.environ["PATH"]})
+        assert not job.errors, [str(finding) for finding in job.errors]
+        (folder / "job.sh").write_text(render(job))
+        search = os.pathsep.join([str(folder / "bin"), str(Path(sys.executable).parent), os.environ["PATH"]])
+        own = {"DATADIR": str(data), "LOGDIR": str(folder / "results"), "LSB_DEFAULTPROJECT": "p", "STORMBENCH_HOME": str(ROOT)}
+        self.environ = {**clean_environment(**own), "PATH": search}
+
+    def start(self) -> subprocess.Popen[str]:
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+        command = ["bash", "-c", SUBMIT[self.scheduler]]
+        return subprocess.Popen(command, cwd=self.folder, env=self.environ, text=True, start_new_session=True, **pipes)
+
+    def to_the_end(self) -> str:
+        process = self.start()
+        printed, _ = process.communicate(timeout=240)
+        assert process.returncode == 0, printed[-4000:]
+        return printed
+
+    @property
+    def run(self) -> Path:
+        return self.folder / "results" / "run"
+
+    def state(self) -> list[str]:
+        return (self.run / "job_state").read_text().splitlines()
+
+    def programs(self) -> list[str]:
+        calls = [json.loads(line) for line in (self.folder / "calls.jsonl").read_text().splitlines()]
+        assert [call for call in calls if call["verdict"].startswith("rejected")] == []
+        return [call["program"] for call in calls]
+
+
+@pytest.fixture
+def whole(data: Path, tmp_path: Path) -> Iterator[Path]:
+    """A run of the same job that nothing stops."""
+    site = Site(tmp_path / "whole", "pbs", data)
+    site.to_the_end()
+    yield site.run
+
+
+def steps(site: Site) -> int:
+    figures = site.run / "metrics.jsonl"
+    return sum('"step"' in line for line in figures.read_text().splitlines()) if figures.exists() else 0
+
+
+def wait_for_steps(site: Site, least: int) -> None:
+    deadline = time.monotonic() + 60
+    while steps(site) < least:
+        assert time.monotonic() < deadline, "no step is logged"
+        time.sleep(0.1)
+
+
+def script_of(site: Site) -> int:
+    """Return the process of the job script, the leader of the job's processes."""
+    name = str(site.folder / "bin" / "state" / "scripts").encode()
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            if name in (folder / "cmdline").read_bytes() and os.getpgid(int(folder.name)) == int(folder.name):
+                return int(folder.name)
+        except OSError:
+            continue
+    raise AssertionError("the job script doesn't run")
+
+
+def assert_same_numbers(one: Path, other: Path) -> None:
+    assert_same_weights(one, other)
+    same = ("epoch", "iou", "train_loss", "validation_loss")
+    first, second = ([{key: line[key] for key in same} for line in metrics(run, "epoch")] for run in (one, other))
+    assert first == second
+
+
+@pytest.mark.parametrize(("scheduler", "launcher"), [("lsf", "jsrun"), ("pbs", "mpiexec")])
+def test_two_trials_run_to_their_verdicts(data: Path, tmp_path: Path, scheduler: str, launcher: str) -> None:
+    site = Site(tmp_path / "it's a; site", scheduler, data, trials=2)
+    printed = site.to_the_end()
+    assert [line.split(",")[2] for line in printed.splitlines() if line.startswith("RESULT,")] == ["40", "41"]
+    for trial in (1, 2):
+        assert judge(site.run / f"result_{trial}.txt").verdict == "complete, target missed"
+    assert site.programs().count(launcher) >= 4
+    assert site.state()[-1] == "done 0"
+    assert list((site.folder / "scratch").iterdir()) == []
+
+
+def test_a_pbs_job_watches_its_clock_submits_a_successor_and_ends_with_the_same_numbers(data: Path, whole: Path, tmp_path: Path) -> None:
+    site = Site(tmp_path / "cut", "pbs", data, minutes=1, warning=42)
+    slow = program(tmp_path, SLOW)
+    site.environ["PATH"] = f"{slow}{os.pathsep}{site.environ['PATH']}"
+    printed = site.to_the_end()
+    assert "the time limit is near" in printed
+    restarts = max(int(line.split()[1]) for line in site.state() if line.startswith("restarts "))
+    assert 1 <= restarts <= 3
+    assert site.programs().count("qsub") == 1 + restarts
+    assert f"continued {restarts} time(s)" in printed
+    assert record(site.run)["trials"]["1"]["attempt"] == 1 + restarts
+    assert_same_numbers(whole, site.run)
+
+
+def test_an_lsf_job_whose_every_process_is_warned_requeues_itself_to_the_same_numbers(data: Path, whole: Path, tmp_path: Path) -> None:
+    site = Site(tmp_path / "cut", "lsf", data)
+    slow = program(tmp_path, SLOW)
+    site.environ["PATH"] = f"{slow}{os.pathsep}{site.environ['PATH']}"
+    process = site.start()
+    wait_for_steps(site, 2)
+    os.killpg(script_of(site), signal.SIGUSR1)
+    printed, _ = process.communicate(timeout=240)
+    assert process.returncode == 0, printed[-4000:]
+    assert "queues itself again" in printed
+    assert "brequeue" in site.programs()
+    assert site.state()[1:] == ["restarts 1", "trial 1 seed 40 code 0", "done 0"]
+    assert_same_numbers(whole, site.run)
+
+
+def test_a_job_that_may_not_requeue_stops_with_its_checkpoint_and_says_how_to_go_on(data: Path, tmp_path: Path) -> None:
+    site = Site(tmp_path / "cut", "lsf", data)
+    script = site.folder / "job.sh"
+    text = script.read_text().replace("STORMBENCH_MAX_REQUEUES='3'", "STORMBENCH_MAX_REQUEUES='0'")
+    script.write_text(text.replace("MAX_EPOCHS='4'", "MAX_EPOCHS='999'"))
+    process = site.start()
+    wait_for_steps(site, 2)
+    os.killpg(script_of(site), signal.SIGUSR1)
+    printed, _ = process.communicate(timeout=240)
+    assert process.returncode == 75, printed[-4000:]
+    assert "STORMBENCH_MAX_REQUEUES=0 allows no more" in printed
+    assert "the same job with RUN_TAG=run continues it" in printed
+    assert any((site.run / "checkpoints").glob("*.pt"))
+    assert site.state()[1:] == ["done 75"]
+
+
+def test_a_killed_job_leaves_no_process(data: Path, tmp_path: Path) -> None:
+    site = Site(tmp_path / "cut", "pbs", data)
+    script = site.folder / "job.sh"
+    script.write_text(script.read_text().replace("MAX_EPOCHS='4'", "MAX_EPOCHS='999'"))
+    process = site.start()
+    wait_for_steps(site, 2)
+    deleted: Any = subprocess.run(["qdel", "1001"], env=site.environ, capture_output=True, text=True, check=False)
+    assert deleted.returncode == 0, deleted.stderr
+    process.communicate(timeout=120)
+    assert process.returncode != 0
+    with pytest.raises(AssertionError, match="doesn't run"):
+        script_of(site)
+    assert judge(site.run / "result_1.txt").verdict == "failed"
+    assert "trial 1" not in (site.run / "job_state").read_text()
