@@ -33,7 +33,9 @@ apptainer:
 	@command -v apptainer >/dev/null || bash tests/cluster/apptainer.sh .apptainer >/dev/null 2>&1 || echo "no apptainer here: the tests that need one are skipped"
 
 test: lint apptainer  ## lint and every test
-	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest
+	# small tests share the cores; those that start clusters and trainings need them for themselves
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest -q -n auto --maxprocesses 8 tests/unit tests/property tests/golden
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest tests/e2e tests/cluster
 
 bench: $(READY)  ## the figures of the README, each from its script
 	$(BIN)/python benchmarks/loader.py

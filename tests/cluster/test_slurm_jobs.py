@@ -236,6 +236,15 @@ def test_weak_scaling_runs_two_models_side_by_side_each_with_its_seed_log_and_re
     assert len(hosts) == 2
 
 
+def test_torchrun_on_each_node_is_another_launcher_of_the_same_ranks(slurm: Cluster, data: Path, tmp_path: Path) -> None:
+    job = Job(slurm, tmp_path, data, "export STORMBENCH_LAUNCHER=torchrun\n")
+    job.to_the_end()
+    log = job.run_folder() / "result_1.txt"
+    assert_only_the_target_is_missed(log)
+    assert (logged(log, "num_workers"), logged(log, "number_of_nodes")) == ([4], [2])
+    assert any("torchrun: RANK=0" in note for note in record(job.run_folder())["notes"])
+
+
 def test_an_array_gives_each_job_its_seed_and_folder(slurm: Cluster, data: Path, tmp_path: Path) -> None:
     job = Job(slurm, tmp_path, data, "unset SEED\nexport STORMBENCH_SEEDS='7 9'\n", words="--array=1-2")
     number = job.submitted()

@@ -88,3 +88,12 @@ def test_the_default_tag_is_a_plain_file_name() -> None:
     assert tag.startswith("deepcam-")
     assert tag.endswith("-seed333")
     assert "/" not in tag
+
+
+def test_the_job_side_entry_learns_the_figures_of_the_result_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    told = tmp_path / "told"
+    monkeypatch.setenv("STORMBENCH_RESULT_FILE", str(told))
+    folder = begun(RunFolder(tmp_path, "a", 1))
+    folder.finish(SUCCESS, time_to_target_s=38.4, time_to_16_epochs_s=None)
+    folder.close()
+    assert told.read_text().splitlines() == [f"run={tmp_path / 'a'}", "time_to_target_s=38.400"]

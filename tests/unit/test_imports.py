@@ -46,7 +46,15 @@ def test_imports_run_one_way(path: Path) -> None:
         assert foreign <= {"stormbench", "numpy", "mlperf_logging", "tqdm"}
 
 
-@pytest.mark.parametrize("words", ["--help", "deepcam --help", "deepcam train --help", "variables", "results check --help"])
+JOB_COMMANDS = ("check", "render", "submit", "status", "logs", "cancel", "rehearse", "doctor")
+CONFIG = ROOT.parents[1] / "configs" / "config_DGXA100_16x8x1.sh"
+
+
+@pytest.mark.parametrize(
+    "words",
+    ["--help", "deepcam --help", "deepcam train --help", "variables", "results check --help", *(f"{name} --help" for name in JOB_COMMANDS),
+     f"check {CONFIG}"],
+)  # fmt: skip
 def test_help_needs_no_heavy_package(words: str) -> None:
     code = (
         "import sys; from stormbench.cli import main\n"

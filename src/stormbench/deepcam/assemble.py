@@ -7,6 +7,7 @@ import datetime
 import inspect
 import os
 import shutil
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -150,6 +151,8 @@ def data_parallel(bare: torch.nn.Module, wire: Wire) -> torch.nn.Module:
     option = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
     devices = [wire.device.index] if wire.device.type == "cuda" else None
     options: dict[str, Any] = {option: False, "device_ids": devices, "gradient_as_bucket_view": True}
+    # torch warns on every rank of weights of one input channel, whose strides have two spellings and one meaning
+    warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
     return wrapper(bare, **options)
 
 
