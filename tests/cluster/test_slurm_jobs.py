@@ -113,11 +113,17 @@ def test_another_allocation_than_the_configs_stops_at_once_with_the_command_to_u
     assert tried.returncode == 0, tried.stderr
 
 
-def test_cores_that_a_shared_node_does_not_give_are_missed_before_the_first_step(slurm: Cluster, data: Path, tmp_path: Path) -> None:
-    extra = "unset SBATCH_EXCLUSIVE SBATCH_GPUS SBATCH_GPUS_PER_NODE\nexport STORMBENCH_GPUS_PER_NODE=0 STORMBENCH_GPU_VENDOR=none\n"
-    printed = Job(slurm, tmp_path, data, extra, words="-N 2").to_the_end("FAILED")
-    assert "the job has 1 core(s) of a node, the config needs 2 (2 ranks x 1)" in printed
-    assert "--exclusive" in printed
+def test_cores_that_the_nodes_do_not_have_are_missed_before_the_first_step(slurm: Cluster, data: Path, tmp_path: Path) -> None:
+    printed = Job(slurm, tmp_path, data, "export STORMBENCH_CORES_PER_RANK=3\n").to_the_end("FAILED")
+    assert "the job has 4 core(s) of a node, the config needs 6 (2 ranks x 3); that is all of the node" in printed
+
+
+def test_an_interactive_allocation_of_single_cores_stops_with_the_command_to_use(slurm: Cluster, data: Path, tmp_path: Path) -> None:
+    job = Job(slurm, tmp_path, data, "unset SBATCH_EXCLUSIVE\n")
+    done = slurm.run("bash", "-c", f"{job.before} && salloc -N 2 -t 10 {shlex.quote(str(RUN_SUB))}", folder=tmp_path)
+    assert done.returncode == 2
+    told = done.stdout + done.stderr
+    assert "the job has 1 core(s) of a node, the config needs 2 (2 ranks x 1); use: salloc -N 2 -t 10 --exclusive" in told
 
 
 def test_without_a_config_it_says_what_to_source(slurm: Cluster, tmp_path: Path) -> None:
@@ -178,7 +184,8 @@ def test_warned_before_its_limit_the_job_queues_itself_again_and_ends_with_the_s
     whole = Job(slurm, tmp_path / "whole", data, long)
     whole.to_the_end()
     # Slurm's own signal, as near to the start as it will go: a limit of two minutes, a warning 110 s before
-    cut = Job(slurm, tmp_path / "cut", data, long + "export MAX_EPOCHS=6 WALLTIME=2 SBATCH_TIMELIMIT=2 SBATCH_SIGNAL=B:USR1@110\n")
+    early = "export WALLTIME=2 SBATCH_TIMELIMIT=2 SBATCH_SIGNAL=B:USR1@110 STORMBENCH_WARNING=110\n"
+    cut = Job(slurm, tmp_path / "cut", data, long + early)
     cut.config.write_text(cut.config.read_text() + f"export PATH={shlex.quote(str(program(tmp_path, SLOW)))}:$PATH\n")
     number = cut.submitted()
     slurm.release(number, TimeLimit="10")
@@ -194,6 +201,22 @@ def test_warned_before_its_limit_the_job_queues_itself_again_and_ends_with_the_s
     same = ("epoch", "iou", "train_loss", "validation_loss", "train_samples")
     first, second = ([{key: line[key] for key in same} for line in metrics(job.results / "run", "epoch")] for job in (whole, cut))
     assert first == second
+
+
+def test_a_limit_shorter_than_the_usual_warning_does_not_stop_the_job_at_its_start(slurm: Cluster, data: Path, tmp_path: Path) -> None:
+    printed = Job(slurm, tmp_path, data, "export WALLTIME=4 SBATCH_TIMELIMIT=4\n").to_the_end()
+    assert "the time limit is near" not in printed
+
+
+def test_the_command_of_the_published_kits_works_without_any_variable_of_this_one(slurm: Cluster, data: Path, tmp_path: Path) -> None:
+    names = "DGXSYSTEM=X DGXNNODES=2 DGXNGPU=2 WALLTIME=00:04:00 LOCAL_BATCH_SIZE=2 MAX_EPOCHS=1 TARGET_IOU=1 STORMBENCH_WIDTH=0.05"
+    exports = f"export OMP_NUM_THREADS=1 DATADIR={shlex.quote(str(data))} LOGDIR={shlex.quote(str(tmp_path / 'results'))} {names}"
+    submit = f'{exports} && sbatch --parsable --output=job.out -N ${{DGXNNODES}} -t ${{WALLTIME}} {shlex.quote(str(RUN_SUB))}'
+    done = slurm.run("bash", "-c", submit, folder=tmp_path)
+    assert slurm.ended(done.stdout.strip()) == "COMPLETED", (tmp_path / "job.out").read_text()
+    log = next((tmp_path / "results").glob("*/result_1.txt"))
+    assert_only_the_target_is_missed(log)
+    assert (logged(log, "num_workers"), logged(log, "number_of_nodes")) == ([4], [2])
 
 
 def program(folder: Path, change: str) -> Path:

@@ -11,6 +11,7 @@ from stormbench.job.values import parse_limits, parse_names, parse_rank_cores, p
 SCHEDULERS = ("slurm", "lsf", "pbs", "local", "docker")
 RUNTIMES = ("pyxis", "apptainer", "shifter", "podman-hpc", "docker", "none")
 LAUNCHERS = ("auto", "srun", "jsrun", "mpiexec", "mpirun", "torchrun")
+WARNING_S = 300
 JOB, LAUNCH, SYSTEM = "job", "launch", "system"
 
 
@@ -54,9 +55,10 @@ class JobConfig:
         "no", variable="STORMBENCH_NERSC10", group=JOB, choices=("no", "baseline", "optimized"),
         help="Whether the run claims to be NERSC-10's, whose rules are then enforced.",
     )
-    warning_s: int = option(
-        300, variable="STORMBENCH_WARNING", group=JOB, unit="s", minimum=0, maximum=86400,
-        help="How long before its time limit the job stops the workload, which then writes a checkpoint; 0 never does.",
+    warning_s: int | None = option(
+        None, variable="STORMBENCH_WARNING", group=JOB, unit="s", minimum=0, maximum=86400,
+        help="How long before its time limit the job stops the workload, which then writes a checkpoint; 0 never does. "
+        "By default 300, or a quarter of a limit that is shorter than 20 minutes.",
     )
     requeues: int = option(
         3, variable="STORMBENCH_MAX_REQUEUES", group=JOB, minimum=0, maximum=1000,
@@ -172,3 +174,9 @@ class JobConfig:
     unverified: bool = option(
         False, variable="STORMBENCH_UNVERIFIED", group=SYSTEM, help="Says that no site document confirms the system's facts.",
     )
+
+    def stop_before_limit(self) -> int:
+        """Return how many seconds before its time limit the job stops the workload; 0 is never."""
+        if self.warning_s is not None:
+            return self.warning_s
+        return WARNING_S if self.walltime is None else min(WARNING_S, self.walltime // 4)

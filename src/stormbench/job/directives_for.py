@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 
+from stormbench.job.config import WARNING_S
 from stormbench.job.layout import Layout
 from stormbench.job.load import Job
 from stormbench.job.values import clock
@@ -37,7 +38,7 @@ def build(job: Job, output: str | None = None) -> list[str]:
 
 def run_sub() -> list[str]:
     """Return the directives of run.sub, which are true of every config."""
-    return ["--job-name=stormbench", "--output=%x-%j.out", "--open-mode=append", "--requeue", "--signal=B:USR1@300"]
+    return ["--job-name=stormbench", "--output=%x-%j.out", "--open-mode=append", "--requeue", "--exclusive", f"--signal=B:USR1@{WARNING_S}"]
 
 
 def description(layout: Layout) -> str:
@@ -86,8 +87,8 @@ def _slurm(job: Job, layout: Layout, output: str | None) -> list[str]:
         lines.append(f"--image={shlex.quote(config.container)}")
     # an output that is appended to survives a job that queues itself again
     lines += [f"--output={_word(output) if output else '%x-%j.out'}", "--open-mode=append", "--requeue"]
-    if config.warning_s:
-        lines.append(f"--signal=B:USR1@{config.warning_s}")
+    if config.stop_before_limit():
+        lines.append(f"--signal=B:USR1@{config.stop_before_limit()}")
     return [*lines, f'--comment="{description(layout)}"']
 
 
@@ -97,8 +98,8 @@ def _lsf(job: Job, layout: Layout, output: str | None) -> list[str]:
     lines = [f"-J {name}", f"-nnodes {layout.nodes}", f"-W {lsf_time(layout)}", f"-o {_word(output) if output else name + '.%J.out'}"]
     if config.queue:
         lines.append(f"-q {shlex.quote(config.queue)}")
-    if config.warning_s:
-        lines += ["-wa USR1", f"-wt {max(1, -(-config.warning_s // 60))}"]
+    if config.stop_before_limit():
+        lines += ["-wa USR1", f"-wt {max(1, -(-config.stop_before_limit() // 60))}"]
     return [*lines, f'-Jd "{description(layout)}"']
 
 

@@ -39,7 +39,7 @@ HOST_SIDE = ("STORMBENCH_ARCH", "STORMBENCH_DIRECTIVES", "STORMBENCH_GPU_MEMORY"
              "STORMBENCH_UNVERIFIED")  # fmt: skip
 """What is used up when the script is made."""
 _DEFAULTS = ("NEXP", "CLEAR_CACHES", "TRAINING_INSTANCE_SIZE", "CHECK_COMPLIANCE", "NCCL_TEST", "ENABLE_PROFILING", "STORMBENCH_BENCHMARK",
-             "STORMBENCH_BIND", "STORMBENCH_LAUNCHER", "STORMBENCH_SCRATCH", "STORMBENCH_WARNING", "STORMBENCH_MAX_REQUEUES")  # fmt: skip
+             "STORMBENCH_BIND", "STORMBENCH_LAUNCHER", "STORMBENCH_SCRATCH", "STORMBENCH_MAX_REQUEUES")  # fmt: skip
 _SLURM_RUNTIMES = ("none", "pyxis", "apptainer", "shifter", "podman-hpc")
 
 
@@ -118,7 +118,8 @@ def render(job: Job, run_tag: str | None = None, output: str | None = None) -> s
     if run_tag is not None:
         settings["RUN_TAG"] = run_tag
     read = {*known.job_options(), *known.workload_options(job.benchmark)} - {*HOST_SIDE, *AT_RUN_TIME, *known.SET_BY_JOBS, *settings}
-    defaults = {name: value for name, value in _default_values().items() if name not in settings}
+    usual = {**_default_values(), "STORMBENCH_WARNING": str(config.stop_before_limit())}
+    defaults = {name: value for name, value in usual.items() if name not in settings}
     container = sorted({*settings, *SET_BY_SCRIPT, *defaults, *config.export_names})
     return _fill(
         TEMPLATES[config.scheduler],

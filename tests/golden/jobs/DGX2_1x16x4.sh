@@ -213,8 +213,27 @@ warned='' cancelled='' prepared='' clock=''
 stop_file=$folder/.stop-$job_id-$restarts
 # Rank 0 of each model watches for the stop file: it needs no launcher that hands signals on, and no process id in a container.
 ask_to_stop() { : >"$stop_file"; }
+# How long before a limit of so many seconds the job stops; unless it is told, five minutes, or a quarter of a short limit.
+margin_of() { echo "${STORMBENCH_WARNING:-$(($1 < 1200 ? $1 / 4 : 300))}"; }
+warn_later() {
+    (
+        trap - EXIT USR1 TERM INT HUP
+        pause "$1"
+        kill -s USR1 $$
+    ) &
+    clock=$!
+}
 # shellcheck disable=SC2329  # called by a trap, as are the next two
 warn() {
+    local margin early
+    margin=$(margin_of "${limit_s:-1200}")
+    [ "$margin" -gt 0 ] || return 0
+    # Slurm warns up to a minute early, and at once where the limit is shorter than what the directive says
+    early=$((${limit_s:-0} - SECONDS - margin))
+    if [ "$early" -gt 60 ]; then
+        warn_later "$early"
+        return
+    fi
     warned=1
     say "the time limit is near: the workload is asked to write its checkpoint and stop"
     ask_to_stop
@@ -429,13 +448,7 @@ main() {
 }
 
 wall=$(seconds_of "${WALLTIME:-}")
-if [ -n "$wall" ] && [ "$STORMBENCH_WARNING" -gt 0 ] && [ "$wall" -gt "$STORMBENCH_WARNING" ]; then
-    (
-        trap - EXIT USR1 TERM INT HUP
-        pause $((wall - STORMBENCH_WARNING))
-        kill -s USR1 $$
-    ) &
-    clock=$!
-fi
+margin=$(margin_of "${wall:-0}")
+if [ -n "$wall" ] && [ "$margin" -gt 0 ] && [ "$wall" -gt "$margin" ]; then warn_later $((wall - margin)); fi
 
 main

@@ -55,7 +55,8 @@ def _wall_time(job: Job) -> Iterator[Finding]:
         if config.scheduler in QUEUED and not job.values.get("WALLTIME", "").strip():
             yield error(where, f"WALLTIME is not set, and {config.scheduler} needs it; set minutes or HH:MM:SS")
         return
-    warning_where, warning_s = job.where("STORMBENCH_WARNING", "WALLTIME"), config.warning_s
+    # what is not told is fitted to the limit
+    warning_where, warning_s = job.where("STORMBENCH_WARNING", "WALLTIME"), config.warning_s or 0
     said = f"{job.said('STORMBENCH_WARNING')} s before {job.said('WALLTIME')}, which is {wall_s} s"
     if warning_s >= wall_s:
         yield error(
