@@ -64,6 +64,12 @@ def check_spoiled(count: int, seed: int) -> tuple[list[list[object]], list[float
     return rows, seconds, tracebacks
 
 
+LARGE = (
+    "export DGXSYSTEM=X DGXNNODES={nodes} DGXNGPU=8 LOCAL_BATCH_SIZE=1 WALLTIME=60 STORMBENCH_SCHEDULER=slurm OPTIMIZER=LAMB\n"
+    "export DATA_FORMAT=dummy STORMBENCH_DUMMY_TRAIN=100000 STORMBENCH_CORES_PER_NODE=64 START_LR=0.004\n"
+)
+
+
 def time_command(*words: str) -> float:
     """Return the median seconds of a command as a process."""
     seconds = []
@@ -94,6 +100,10 @@ def main() -> int:
     print(f"\n{len(seconds)} checks, {tracebacks} tracebacks; {times}")
     with tempfile.TemporaryDirectory() as folder:
         commands = {"check": ("check", CONFIG), "render": ("render", CONFIG, "-o", str(Path(folder, "job.sub")))}
+        for nodes in (2, 4096):
+            large = Path(folder, f"config_X_{nodes}x8x1.sh")
+            large.write_text(LARGE.format(nodes=nodes))
+            commands[f"render, {nodes} nodes x 8 ranks"] = ("render", str(large), "-o", str(Path(folder, "job.sub")))
         medians = {name: time_command(*words) for name, words in commands.items()}
     print(text_table(["command", "median s", "limit s"], [[f"stormbench {name}", took, COMMAND_LIMIT_S] for name, took in medians.items()]))
     return 1 if tracebacks or max(medians.values()) > COMMAND_LIMIT_S else 0

@@ -30,18 +30,49 @@ ALLOWED = ("basename", "cat", "cut", "date", "dirname", "grep", "head", "hostnam
 NO_PATH = "/nonexistent"
 _CONFLICT = re.compile(rb"^(<{7}|\|{7}|={7}|>{7})( |$)", re.MULTILINE)
 _MESSAGE = re.compile(r"^(?P<file>.+?): line (?P<line>\d+): (?P<text>.*)$")
-# the trap tells file, line and text of every command; names that bash itself sets are left out in python
+# The trap tells file, line and text of every command; names that bash itself sets are left out in python. It also ends what calls a
+# program by its path or writes a file: bash's own restricted mode would refuse `source systems/x.sh` too.
 _DRIVER = r"""
-set -euo pipefail -T
+set -euo pipefail -CT
 command_not_found_handle() {
+    trap - DEBUG
+    local folder
     case " $STORMBENCH_ALLOWED_ " in
-        *" $1 "*) PATH=$STORMBENCH_SEARCH_ "$@" ;;
-        *) printf '%s\n' "$1" >&"$STORMBENCH_REFUSED_" && return 127 ;;
+        *" $1 "*) for folder in /usr/local/bin /usr/bin /bin; do [ ! -x "$folder/$1" ] || { "$folder/$1" "${@:2}"; return; }; done ;;
+        *) printf '%s\n' "$1" >&"$STORMBENCH_REFUSED_" ;;
     esac
+    return 127
+}
+stormbench_guard_() {
+    local rest=$3 word before
+    printf '%s\0' "$@" >&"$STORMBENCH_TRACE_"
+    # this driver's own commands belong to no file
+    [ -n "$1" ] && [ "${FUNCNAME[1]:-}" != command_not_found_handle ] || return 0
+    while word=${rest%%[[:space:]]*}; do
+        # a value with quotes or expansions may go on behind the blank
+        case $word in "$rest" | [!A-Za-z_]* | *[\"\'\`\(\$\\]*) break ;; *=*) rest=${rest#*[[:space:]]} ;; *) break ;; esac
+    done
+    case $word in
+        [A-Za-z_]*=* | '(('*) word='' ;;
+        */* | [\"\'\$\`]* | exec | hash | enable | trap | coproc | builtin) ;;
+        command) case $rest in 'command -'[vV]*) word='' ;; esac ;;
+        *) word='' ;;
+    esac
+    case $3 in
+        *'> '* | *'>| '*)
+            before=${3%%>[ |]*}
+            before=${before//[!\"\']/}
+            # behind an even number of quotes it stands outside of them
+            [ $((${#before} % 2)) -ne 0 ] || case ${3#*>} in ' /dev/null'*) ;; *) word='>' ;; esac
+            ;;
+    esac
+    [ -z "$word" ] || { printf '%s\n' "$word" >&"$STORMBENCH_REFUSED_"; exit 127; }
 }
 unset PATH
 export PATH=/nonexistent
-trap 'printf "%s\0%s\0%s\0" "${BASH_SOURCE[0]:-}" "$LINENO" "$BASH_COMMAND" >&"$STORMBENCH_TRACE_"' DEBUG
+readonly PATH
+readonly -f stormbench_guard_ command_not_found_handle
+trap 'stormbench_guard_ "${BASH_SOURCE[0]:-}" "$LINENO" "$BASH_COMMAND"' DEBUG
 source "$STORMBENCH_CONFIG_"
 trap - DEBUG
 set +eu
@@ -124,7 +155,7 @@ def _run(path: str, base: Mapping[str, str]) -> tuple[bytes, bytes, bytes, bytes
     own = {
         "STORMBENCH_CONFIG_": path if "/" in path else f"./{path}", "STORMBENCH_TRACE_": str(writers[0]),
         "STORMBENCH_REFUSED_": str(writers[1]), "STORMBENCH_RESULT_": str(writers[2]),
-        "STORMBENCH_ALLOWED_": " ".join(ALLOWED), "STORMBENCH_SEARCH_": "/usr/local/bin:/usr/bin:/bin",
+        "STORMBENCH_ALLOWED_": " ".join(ALLOWED),
     }  # fmt: skip
     try:
         process = subprocess.Popen(
@@ -195,7 +226,8 @@ _SHELLS = {
 
 def _origins(names: set[str], commands: list[tuple[str, str, str]], path: str) -> dict[str, str]:
     """Return `file:line` of the last command that mentions each name as one it sets."""
-    sets = r"(?<![\w$]){0}(\[[^]]*\])?(\+?=|:=)|\b(read|mapfile|for|export|declare)\b.*\b{0}\b"
+    # a value may mention the name too: export SBATCH_GPUS=$((DGXNNODES * 8)), export SBATCH_TIMELIMIT=$WALLTIME
+    sets = r"(?<![\w$]){0}(\[[^]]*\])?(\+?=(?!=)|:=)|\b(read|mapfile|for|export|declare)\s([^\"'$]*\s)?{0}(\s|$)"
     patterns = {name: re.compile(sets.format(re.escape(name))) for name in names}
     found: dict[str, str] = {}
     for file, line, command in reversed(commands):
@@ -229,7 +261,9 @@ def _why_it_ended(path: str, commands: list[tuple[str, str, str]], refused: byte
     command = " ".join(command.split())[:80]
     if code is None:
         return f"{where}: runs longer than {TIME_LIMIT_S:g} s (at `{command}`); a config may only set variables"
-    if refused:
+    if program == ">":
+        return f"{where}: `{command}` writes a file; a config may only set variables, remove it"
+    if refused and program != "exec":
         return f"{where}: calls {program}, which a config may not; it may set variables and call {', '.join(ALLOWED)}"
     messages = [match for text in errors.decode("utf-8", errors="replace").splitlines() if (match := _MESSAGE.match(text))]
     syntax = next((match for match in messages if "syntax error" in match["text"] or "unexpected" in match["text"]), None)
@@ -240,6 +274,8 @@ def _why_it_ended(path: str, commands: list[tuple[str, str, str]], refused: byte
         return f"{where}: `{command}` writes a file; a config may only set variables, remove it"
     if re.match(r"(exit|exec|logout|kill)\b", command):
         return f"{where}: `{command}` ends the shell that sources the config; a config may only set variables, remove it"
+    if messages and messages[-1]["text"].startswith("PATH: readonly"):
+        return f"{where}: sets PATH, which is not a variable of this kit; remove it, or name modules in STORMBENCH_MODULES"
     if messages:
         last = messages[-1]
         return f"{where}: {last['text'].strip()}; every command of a config must succeed under set -euo pipefail"
