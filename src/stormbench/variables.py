@@ -11,6 +11,7 @@ from stormbench.core.options import json_schema, options_of
 from stormbench.core.tables import markdown_table, text_table
 from stormbench.core.workloads import WORKLOADS
 from stormbench.job.config import JobConfig
+from stormbench.job.known import PREFIXES, WITHOUT_EFFECT
 
 HEADERS = ("variable", "of", "flag", "default", "unit", "bounds", "meaning")
 TITLE = "Variables of stormbench's shell configs"
@@ -63,10 +64,14 @@ def table_rows() -> list[list[str]]:
 
 def schema() -> dict[str, Any]:
     """Return one JSON schema for what a shell config may export; a name that several parts share keeps the first one's bounds."""
-    merged: dict[str, Any] = {}
+    merged: dict[str, Any] = {name: {"description": f"Without effect here: {why}."} for name, why in WITHOUT_EFFECT.items()}
     for of, declared in reversed(_declarations()):
         merged |= json_schema(declared, of)["properties"]
-    return {**json_schema(JobConfig, TITLE), "properties": dict(sorted(merged.items()))}
+    prefixes = {f"^({'|'.join(PREFIXES)})": {"type": "string", "description": "Variables of libraries and of sbatch."}}
+    return {
+        **json_schema(JobConfig, TITLE), "properties": dict(sorted(merged.items())), "patternProperties": prefixes,
+        "additionalProperties": False,
+    }  # fmt: skip
 
 
 def _declarations() -> list[tuple[str, type]]:

@@ -95,3 +95,25 @@ def test_an_undefined_name_in_a_template_is_an_error() -> None:
     assert "{{ about" in template.read_text()
     with pytest.raises(UndefinedError, match="about"):
         module._fill("local.sh.j2", runtime="none", baked=True, settings=[], unset=["A"], defaults=[], names=[], modules=False, hint="")
+
+
+@pytest.mark.parametrize(
+    ("lines", "overrides", "runtime"),
+    [
+        (("CONT=kit:1",), {}, "pyxis"),
+        (("CONT=kit:1", "STORMBENCH_SCHEDULER=pbs"), {}, "apptainer"),
+        (("STORMBENCH_SCHEDULER=docker", "DGXNNODES=1"), {}, "docker"),
+        (("STORMBENCH_RUNTIME=pyxis",), {"STORMBENCH_SCHEDULER": "lsf"}, "apptainer"),
+        (("STORMBENCH_RUNTIME=apptainer",), {"STORMBENCH_SCHEDULER": "pbs"}, "apptainer"),
+        (("STORMBENCH_RUNTIME=none",), {"STORMBENCH_SCHEDULER": "lsf"}, "none"),
+        ((), {}, "none"),
+    ],
+)
+def test_a_runtime_that_nobody_names_goes_with_the_image_and_the_scheduler(
+    tmp_path: Path, lines: tuple[str, ...], overrides: dict[str, str], runtime: str
+) -> None:
+    path = tmp_path / "my_config.sh"
+    path.write_text("".join(f"export {line}\n" for line in ("DGXSYSTEM=X", "WALLTIME=60", "DATA_FORMAT=dummy", *lines)))
+    job = load(path, {"HOME": "/root", "PATH": os.environ["PATH"]}, overrides)
+    assert not job.errors, [str(finding) for finding in job.errors]
+    assert job.config.runtime == runtime

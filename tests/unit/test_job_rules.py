@@ -13,7 +13,7 @@ import pytest
 from stormbench.job.findings import ERROR, WARNING, Finding
 from stormbench.job.load import load
 from stormbench.job.rules.placing import slurm_seconds
-from tests.mutations import NAME, write_config
+from tests.mutations import GOOD, NAME, write_config
 
 Found = Callable[..., tuple[Finding, ...]]
 WEAK = "config_TEST_2x1x4x2_weak.sh"
@@ -245,3 +245,21 @@ def test_nothing_is_compared_with_the_default_of_a_wrong_value(found: Found) -> 
 )
 def test_slurms_time_limits_are_read_as_slurm_does(text: str, seconds: int | None) -> None:
     assert slurm_seconds(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["02", "+2", " 2", "2 "])
+@pytest.mark.parametrize("name", ["DGXNNODES", "NEXP", "SEED"])
+def test_a_whole_number_that_shells_read_otherwise_is_an_error(found: Found, name: str, text: str) -> None:
+    errors = [finding.text for finding in found(**{name: text}) if finding.level == ERROR]
+    assert [error for error in errors if error.startswith(f"{name}={text!r}: ") and error.endswith("; write 2")]
+
+
+def test_nccl_without_a_word_on_gpus_is_only_worth_a_warning(found: Found) -> None:
+    unsaid = dict.fromkeys((name for name in GOOD if name.startswith(("STORMBENCH_GPU", "STORMBENCH_CORES", "SBATCH_"))), None)
+    told = [(finding.level, finding.text) for finding in found(**unsaid, WIREUP_METHOD="nccl-slurm-pmi") if "NCCL needs" in finding.text]
+    assert [level for level, _ in told] == [WARNING]
+
+
+def test_a_name_in_small_letters_gets_its_suggestion(found: Found) -> None:
+    (finding,) = found(max_threads="4")
+    assert finding.text == "max_threads is not a variable of this kit; did you mean MAX_THREADS?"

@@ -59,6 +59,7 @@ NERSC10_BREACHES = {
     "START_LR": ("0.005", "needs 0.0055 in baseline;"),
     "TARGET_IOU": ("0.82", "needs 0.80;"),
     "MIN_EPOCHS": ("15", "needs at least 16;"),
+    "STORMBENCH_DISABLE_VALIDATION": ("1", "needs 0;"),
     "STORMBENCH_WIDTH": ("0.5", "needs 1;"),
     "STORMBENCH_CHANNELS": ("0 1 2 10", "needs all 16 channels in order;"),
     "DATA_FORMAT": ("dummy", "needs hdf5 or numpy;"),
@@ -147,3 +148,18 @@ def test_the_unets_layers_add_up() -> None:
 @pytest.mark.parametrize(("batch", "nearest"), [(1, 128), (128, 128), (181, 128), (182, 256), (1020, 1024), (2048, 2048), (10**9, 2048)])
 def test_the_nearest_recipe_is_nearest_by_ratio(batch: int, nearest: int) -> None:
     assert recipes.nearest(batch).global_batch == nearest
+
+
+def test_additional_arguments_are_held_against_the_rules_too(found: Found, tmp_path: Path) -> None:
+    findings = found(NERSC10_NAME, **{**NERSC10, "ADDITIONAL_ARGS": "--start-lr 0.006 --gradient_accumulation_frequency=2"})
+    where = f"{tmp_path / NERSC10_NAME}:{line_of(tmp_path / NERSC10_NAME, 'ADDITIONAL_ARGS')}"
+    told = [(finding.where, finding.text.partition(":")[0]) for finding in findings if "NERSC-10 needs" in finding.text]
+    assert (where, "START_LR=0.006") in told
+    assert (where, "GRADIENT_ACCUMULATION_FREQUENCY=2") in told
+
+
+@pytest.mark.parametrize("words", ["--strat_lr 1", "--start_lr x", "--help", "more"])
+def test_additional_arguments_that_the_workload_would_refuse_are_an_error(found: Found, words: str) -> None:
+    (finding,) = found(ADDITIONAL_ARGS=words)
+    assert finding.level == ERROR
+    assert finding.text.startswith(f"ADDITIONAL_ARGS={words}: ")

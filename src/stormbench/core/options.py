@@ -220,7 +220,8 @@ def json_schema(config: type, title: str) -> dict[str, Any]:
             item["enum"] = list(spec.choices)
         if spec.many:
             item = {"type": "array", "items": item, **({"minItems": spec.count, "maxItems": spec.count} if spec.count else {})}
-        properties[spec.variable] = {**item, "description": spec.help, "default": plain(spec.default)}
+        default = {} if spec.default is None else {"default": plain(spec.default)}
+        properties[spec.variable] = {**item, "description": spec.help, **default}
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": title, "type": "object", "properties": properties}
 
 

@@ -10,6 +10,11 @@ from stormbench.job.values import parse_limits, parse_names, parse_rank_cores, p
 
 SCHEDULERS = ("slurm", "lsf", "pbs", "local", "docker")
 RUNTIMES = ("pyxis", "apptainer", "shifter", "podman-hpc", "docker", "none")
+RUNTIMES_OF = {
+    "slurm": ("pyxis", "apptainer", "shifter", "podman-hpc", "none"), "lsf": ("apptainer", "none"), "pbs": ("apptainer", "none"),
+    "local": ("apptainer", "docker", "none"), "docker": ("docker",),
+}  # fmt: skip
+"""Which runtimes a job of each scheduler can use."""
 LAUNCHERS = ("auto", "srun", "jsrun", "mpiexec", "mpirun", "torchrun")
 WARNING_S = 300
 JOB, LAUNCH, SYSTEM = "job", "launch", "system"

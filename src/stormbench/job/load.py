@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import re
 from collections.abc import Mapping
 from typing import Any
 
+from stormbench.core.arguments import Parser, add_options, given_flags
 from stormbench.core.errors import UserError, did_you_mean
 from stormbench.core.options import Option, options_of, resolve
 from stormbench.core.workloads import WORKLOADS
 from stormbench.job import known
-from stormbench.job.config import JobConfig
+from stormbench.job.config import RUNTIMES_OF, JobConfig
 from stormbench.job.findings import ERROR, Finding, error, warning
 from stormbench.job.layout import Layout
 from stormbench.job.source import Sourced, source_config
@@ -77,15 +79,17 @@ def load(path: str | os.PathLike[str], environ: Mapping[str, str], overrides: Ma
     path = os.fspath(path)
     sourced = source_config(path, known.passed_through(environ), environ)
     overrides = dict(overrides or {})
-    values = {**sourced.passed, **sourced.exported, **overrides}
+    implied = _implied_runtime({**sourced.passed, **sourced.exported, **overrides}, overrides)
+    values = {**sourced.passed, **sourced.exported, **overrides, **implied}
     origin = {**dict.fromkeys(sourced.passed, ENVIRONMENT), **sourced.origin, **dict.fromkeys(overrides, "the command line")}
+    origin |= dict.fromkeys(implied, origin.get("CONT", path))
     findings = [*_names(sourced, values), *_without_effect(values, origin)]
     problems: list[Finding] = []
     config = _typed(JobConfig, values, origin, problems)
     workload_problems: list[Finding] = []
     for benchmark in WORKLOADS:
         _parse_all(known.workload_options(benchmark).values(), values, origin, workload_problems)
-    findings += problems + list(dict.fromkeys(workload_problems))
+    findings += problems + list(dict.fromkeys(workload_problems)) + _unlike_in_shells(values, origin)
     own = frozenset(sourced.origin) - frozenset(sourced.unexported)
     own_benchmark = {**sourced.passed, **sourced.exported}["STORMBENCH_BENCHMARK"] if "STORMBENCH_BENCHMARK" in own else "deepcam"
     job = Job(
@@ -93,12 +97,27 @@ def load(path: str | os.PathLike[str], environ: Mapping[str, str], overrides: Ma
         wrong=frozenset(finding.text.partition("=")[0] for finding in [*problems, *workload_problems]),
         own_benchmark=own_benchmark if own_benchmark in WORKLOADS else "deepcam", findings=(),
     )  # fmt: skip
-    if not workload_problems:
-        job = dataclasses.replace(job, workload=_workload(job, findings))
-    job = dataclasses.replace(job, layout=_layout(job, findings))
+    # what the workload will be told on its command line stands above the variables, for the rules too
+    flags = _flags(job, findings) if job.own_benchmark == job.benchmark else {}
+    place = job.where("ADDITIONAL_ARGS")
+    told = dataclasses.replace(job, values={**values, **flags}, origin={**origin, **dict.fromkeys(flags, place)})
+    workload = None if workload_problems else _workload(told, findings)
+    layout = _layout(job, findings)
     from stormbench.job.rules import apply
 
-    return dataclasses.replace(job, findings=tuple(dict.fromkeys([*findings, *apply(job)])))
+    findings += apply(dataclasses.replace(told, workload=workload, layout=layout))
+    return dataclasses.replace(job, workload=workload, layout=layout, findings=tuple(dict.fromkeys(findings)))
+
+
+def _implied_runtime(values: Mapping[str, str], overrides: Mapping[str, str]) -> dict[str, str]:
+    """Return the runtime that goes with an image where none is named, or with another scheduler than the config's own."""
+    scheduler = values.get("STORMBENCH_SCHEDULER", "slurm")
+    usual = {"slurm": "pyxis", "docker": "docker"}.get(scheduler, "apptainer")
+    runtime = values.get("STORMBENCH_RUNTIME", "").strip()
+    if not runtime:
+        return {"STORMBENCH_RUNTIME": usual} if values.get("CONT", "").strip() or scheduler == "docker" else {}
+    moved = "STORMBENCH_SCHEDULER" in overrides and "STORMBENCH_RUNTIME" not in overrides
+    return {"STORMBENCH_RUNTIME": usual} if moved and runtime not in RUNTIMES_OF.get(scheduler, (runtime,)) else {}
 
 
 def _names(sourced: Sourced, values: Mapping[str, str]) -> list[Finding]:
@@ -107,7 +126,7 @@ def _names(sourced: Sourced, values: Mapping[str, str]) -> list[Finding]:
     extra = set(values.get("STORMBENCH_EXPORT", "").split())
     for name in sourced.exported:
         if name not in extra and not known.passes(name):
-            near = did_you_mean(name, known.documented())
+            near = did_you_mean(name, known.documented()) or did_you_mean(name.upper(), known.documented())
             fix = near or "; remove it, or name it in STORMBENCH_EXPORT if the job needs it"
             found.append(error(sourced.origin[name], f"{name} is not a variable of this kit{fix}"))
     for name, value in sourced.unexported.items():
@@ -126,6 +145,19 @@ def _misspelled(name: str) -> str:
 def _without_effect(values: Mapping[str, str], origin: Mapping[str, str]) -> list[Finding]:
     names = [name for name in values if name in known.WITHOUT_EFFECT and values[name].strip() not in ("", "0", "1.0", "false")]
     return [warning(origin[name], f"{name}={values[name]} has no effect: {known.WITHOUT_EFFECT[name]}") for name in names]
+
+
+def _unlike_in_shells(values: Mapping[str, str], origin: Mapping[str, str]) -> list[Finding]:
+    """Return the whole numbers of a job that python reads, but with which a shell computes otherwise or not at all, such as 016."""
+    found = []
+    for name, spec in {**known.job_options(), "SEED": known.workload_options("deepcam")["SEED"]}.items():
+        text = values.get(name, "")
+        if spec.kind is int and not spec.convert and not spec.many and re.fullmatch(r"\s*[+]?[0-9]+\s*", text, re.ASCII):
+            plain = str(int(text)) if len(text) < 20 else text
+            if text != plain:
+                told = f"{name}={text!r}: the job script computes with it, and shells read a sign, blank or leading 0 otherwise"
+                found.append(error(origin.get(name, ENVIRONMENT), f"{told}; write {plain}"))
+    return found
 
 
 def _parse_all(specs: Any, values: Mapping[str, str], origin: Mapping[str, str], problems: list[Finding]) -> dict[str, Any]:
@@ -148,6 +180,26 @@ def _typed(declared: type, values: Mapping[str, str], origin: Mapping[str, str],
     """Return the job's config with those values that fit, defaults for the others."""
     specs: list[Option] = options_of(declared)
     return declared(**_parse_all(specs, values, origin, problems))
+
+
+def _flags(job: Job, findings: list[Finding]) -> dict[str, str]:
+    """Return by variable what ADDITIONAL_ARGS tells the workload; a word that it would refuse goes to `findings`."""
+    words = job.config.additional_args.split()
+    if not words:
+        return {}
+    declared = WORKLOADS[job.benchmark].options()
+    parser = Parser(prog=f"stormbench {job.benchmark} train", add_help=False)
+    add_options(parser, declared)
+    try:
+        given = given_flags(parser.parse_args(words), declared)
+        flags = {spec.variable: text for spec in options_of(declared) if (text := given[spec.name]) is not None}
+        for spec in options_of(declared):
+            if spec.variable in flags:
+                spec.parse(flags[spec.variable], f"{spec.flag} {flags[spec.variable]}")
+    except UserError as wrong:
+        findings.append(error(job.where("ADDITIONAL_ARGS"), f"{job.said('ADDITIONAL_ARGS')}: {wrong}"))
+        return {}
+    return flags
 
 
 def _workload(job: Job, findings: list[Finding]) -> Any:

@@ -13,7 +13,7 @@ from stormbench.core.errors import EXIT_DONE, UserError
 from stormbench.core.files import atomic_path
 from stormbench.core.workloads import WORKLOADS
 from stormbench.job import directives_for, known
-from stormbench.job.config import RUNTIMES, SCHEDULERS
+from stormbench.job.config import RUNTIMES, RUNTIMES_OF, SCHEDULERS
 from stormbench.job.load import Job, load
 
 TEMPLATES = {"slurm": "slurm.sub.j2", "lsf": "lsf.job.j2", "pbs": "pbs.job.j2", "local": "local.sh.j2", "docker": "docker.sh.j2"}
@@ -40,7 +40,6 @@ HOST_SIDE = ("STORMBENCH_ARCH", "STORMBENCH_DIRECTIVES", "STORMBENCH_GPU_MEMORY"
 """What is used up when the script is made."""
 _DEFAULTS = ("NEXP", "CLEAR_CACHES", "TRAINING_INSTANCE_SIZE", "CHECK_COMPLIANCE", "NCCL_TEST", "ENABLE_PROFILING", "STORMBENCH_BENCHMARK",
              "STORMBENCH_BIND", "STORMBENCH_LAUNCHER", "STORMBENCH_SCRATCH", "STORMBENCH_MAX_REQUEUES")  # fmt: skip
-_SLURM_RUNTIMES = ("none", "pyxis", "apptainer", "shifter", "podman-hpc")
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -142,7 +141,7 @@ def render_run_sub() -> str:
         TEMPLATES["slurm"],
         baked=False, settings=[], defaults=list(_default_values().items()), unset=[], names=names, directives=directives_for.run_sub(),
         about=about,
-        hint="source a config first: source configs/config_X.sh && sbatch run.sub", modules=True, runtimes=_SLURM_RUNTIMES,
+        hint="source a config first: source configs/config_X.sh && sbatch run.sub", modules=True, runtimes=RUNTIMES_OF["slurm"],
     )  # fmt: skip
 
 
@@ -156,7 +155,7 @@ def render_init_datasets() -> str:
         "init_datasets.sub.j2",
         baked=False, settings=[], defaults=[("STORMBENCH_SCRATCH", "/tmp")], unset=[], names=["DATA_IN", "DATA_OUT", *SET_BY_SCRIPT],
         directives=["--job-name=stormbench-init", "--output=%x-%j.out", "--open-mode=append"], about=about, modules=True,
-        runtimes=_SLURM_RUNTIMES, hint="export it before you submit",
+        runtimes=RUNTIMES_OF["slurm"], hint="export it before you submit",
     )  # fmt: skip
 
 
@@ -191,6 +190,7 @@ def _fill(template: str, **values: Any) -> str:
     )  # fmt: skip
     environment.filters["q"] = quoted
     environment.filters["lines"] = str.splitlines
+    environment.tests["contains_expansion"] = lambda value: "$" in value or "`" in value
     text = environment.get_template(template).render(prefixes=known.PREFIXES, **values)
     lines = [line.rstrip() for line in text.splitlines()]
     # includes leave runs of empty lines

@@ -36,7 +36,18 @@ _DRIVER = r"""
 set -euo pipefail -CT
 command_not_found_handle() {
     trap - DEBUG
-    local folder
+    local folder word
+    for word in "${@:2}"; do
+        # these write files or set the clock
+        case "$1 $word" in
+            'sort -o'* | 'sort -'[!-]*o* | 'sort --o'* | 'sed -i'* | 'sed -'[nEsruz]*i* | 'sed --i'* | 'date -s'* | 'date --s'*)
+                printf '%s\n' "$1 $word" >&"$STORMBENCH_REFUSED_"
+                return 127
+                ;;
+        esac
+    done
+    # nor may GNU's sed run or write what its script says
+    [ "$1" != sed ] || ! /bin/sed --sandbox p </dev/null >/dev/null 2>&1 || set -- sed --sandbox "${@:2}"
     case " $STORMBENCH_ALLOWED_ " in
         *" $1 "*) for folder in /usr/local/bin /usr/bin /bin; do [ ! -x "$folder/$1" ] || { "$folder/$1" "${@:2}"; return; }; done ;;
         *) printf '%s\n' "$1" >&"$STORMBENCH_REFUSED_" ;;
@@ -255,7 +266,7 @@ def _exact_line(file: str, line: int, name: str) -> int:
 def _why_it_ended(path: str, commands: list[tuple[str, str, str]], refused: bytes, errors: bytes, code: int | None) -> str:
     """Return the sentence for a config that did not come to its end."""
     program = refused.decode(errors="replace").split("\n", 1)[0]
-    calls = [item for item in commands if program and program in item[2].split()] or commands
+    calls = [item for item in commands if program and program.split()[0] in item[2].split()] or commands
     file, line, command = calls[-1] if calls else (path, "", "")
     where = f"{file or path}:{line}" if line else path
     command = " ".join(command.split())[:80]
@@ -274,9 +285,14 @@ def _why_it_ended(path: str, commands: list[tuple[str, str, str]], refused: byte
         return f"{where}: `{command}` writes a file; a config may only set variables, remove it"
     if re.match(r"(exit|exec|logout|kill)\b", command):
         return f"{where}: `{command}` ends the shell that sources the config; a config may only set variables, remove it"
-    if messages and messages[-1]["text"].startswith("PATH: readonly"):
-        return f"{where}: sets PATH, which is not a variable of this kit; remove it, or name modules in STORMBENCH_MODULES"
     if messages:
-        last = messages[-1]
-        return f"{where}: {last['text'].strip()}; every command of a config must succeed under set -euo pipefail"
+        last, text = messages[-1], messages[-1]["text"].strip()
+        if last["file"] in {each for each, _, _ in commands}:
+            # a compound command's redirection or a function's definition is in no trace
+            where = f"{last['file']}:{last['line']}"
+        if text.startswith("PATH: readonly"):
+            return f"{where}: sets PATH, which is not a variable of this kit; remove it, or name modules in STORMBENCH_MODULES"
+        if text.endswith("cannot overwrite existing file"):
+            return f"{where}: writes a file; a config may only set variables, remove it"
+        return f"{where}: {text}; every command of a config must succeed under set -euo pipefail"
     return f"{where}: `{command}` ends the config with exit code {code}; every command must succeed under set -euo pipefail"

@@ -78,7 +78,10 @@ def _wireup(job: Job) -> Iterator[Finding]:
         yield error(where, f"{said}: is one process alone, but the job has {job.layout.ranks} ranks; use WIREUP_METHOD=auto")
     if method.startswith("nccl-") and not job.layout.gpus_per_node:
         gpus = f"{job.said('STORMBENCH_GPU_VENDOR')} and {job.said('STORMBENCH_GPUS_PER_NODE')}"
-        yield error(where, f"{said}: NCCL needs NVIDIA or AMD GPUs, the system has {gpus}; use WIREUP_METHOD=auto or gloo")
+        # a published config says nothing of its system
+        known = any(name in job.values for name in ("STORMBENCH_GPU_VENDOR", "STORMBENCH_GPUS_PER_NODE", "STORMBENCH_CORES_PER_NODE"))
+        told = f"{said}: NCCL needs NVIDIA or AMD GPUs, the system has {gpus}; use WIREUP_METHOD=auto or gloo"
+        yield error(where, told) if known else warning(where, f"{told}, or set STORMBENCH_GPU_VENDOR")
 
 
 def _learning_rate(job: Job) -> Iterator[Finding]:
@@ -121,7 +124,10 @@ def _recipe(job: Job, recipe: recipes.Recipe) -> Iterator[Finding]:
     )
     at = f"the recipe known to converge at global batch {recipe.global_batch} has"
     if not same:
-        set_by = next((name for name in ("LR_SCHEDULE", "LR_T_MAX", "LR_MILESTONES", "LR_SCHEDULE_TYPE") if name in job.values), None)
+        names = ["LR_SCHEDULE", "LR_T_MAX", "LR_MILESTONES", "LR_SCHEDULE_TYPE"]
+        if schedule.type == recipe.schedule and recipe.t_max is None and schedule.milestones == recipe.milestones:
+            names.insert(1, "LR_DECAY_RATE")
+        set_by = next((name for name in names if name in job.values), None)
         what = job.said(set_by) if set_by else "no learning-rate schedule"
         yield warning(job.where(set_by or "START_LR"), f"{what}: {at} {recipe.words}")
     if workload.lr_warmup_steps != recipe.warmup_steps:
@@ -186,6 +192,7 @@ def _nersc10_rules(job: Job) -> Iterator[Finding]:
         (("TARGET_IOU",), workload.target_iou == recipes.NERSC10_TARGET, f"{recipes.NERSC10_TARGET:.2f}"),
         (("MIN_EPOCHS",), workload.min_epochs >= epochs, f"at least {epochs}"),
         (("MAX_EPOCHS",), workload.max_epochs >= epochs, f"at least {epochs}"),
+        (("STORMBENCH_DISABLE_VALIDATION",), not workload.disable_validation, "0"),
         (("STORMBENCH_WIDTH",), workload.width == 1, "1"),
         (("STORMBENCH_CHANNELS",), workload.channels == tuple(range(16)), "all 16 channels in order"),
         (("DATA_FORMAT",), workload.data_format != "dummy", "hdf5 or numpy"),
