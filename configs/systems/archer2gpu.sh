@@ -10,6 +10,7 @@ export STORMBENCH_GPUS_PER_NODE=4
 export STORMBENCH_GPU_MEMORY=64
 export STORMBENCH_GPU_VENDOR=amd
 export STORMBENCH_GPU_REQUEST=gpus
+export STORMBENCH_LAUNCH_ARGS="--threads-per-core=1"
 export STORMBENCH_RANK_CORES="0-7 8-15 16-23 24-31"
 export STORMBENCH_LIMITS="gpu-exc:nodes=2,minutes=720 gpu-shd:nodes=1,minutes=720"
 

@@ -12,6 +12,7 @@ export STORMBENCH_GPUS_PER_NODE=8
 export STORMBENCH_GPU_MEMORY=80
 export STORMBENCH_GPU_VENDOR=nvidia
 # each GPU's rank on a NUMA domain of its own, on the GPU's socket; the cards are those that share a PCIe switch with the GPU
+export STORMBENCH_LAUNCH_ARGS="--threads-per-core=1"
 export STORMBENCH_RANK_CORES="48-63 32-47 16-31 0-15 112-127 96-111 80-95 64-79"
 export STORMBENCH_NICS="mlx5_0 mlx5_1 mlx5_2 mlx5_3 mlx5_6 mlx5_7 mlx5_8 mlx5_9"
 

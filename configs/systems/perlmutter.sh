@@ -5,7 +5,7 @@ export DGXSYSTEM=Perlmutter
 export STORMBENCH_SCHEDULER=slurm
 export STORMBENCH_RUNTIME=shifter
 export STORMBENCH_MPI=pmi2
-export STORMBENCH_LAUNCH_ARGS="--gpu-bind=none"
+export STORMBENCH_LAUNCH_ARGS="--gpu-bind=none --threads-per-core=1"
 
 export STORMBENCH_CORES_PER_NODE=64
 export STORMBENCH_CORES_PER_RANK=16

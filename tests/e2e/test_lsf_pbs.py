@@ -19,7 +19,7 @@ from stormbench.core.verdict import judge
 from stormbench.job.load import load
 from stormbench.job.render import render
 from stormbench.job.standins import PROGRAMS, Plan, install
-from tests.cluster.test_slurm_jobs import SLOW, program
+from tests.cluster.test_slurm_jobs import SLOW, program, state_of
 from tests.conftest import clean_environment, metrics, record
 from tests.e2e.test_train import assert_same_weights
 
@@ -65,7 +65,7 @@ class Site:
         return self.folder / "results" / "run"
 
     def state(self) -> list[str]:
-        return (self.run / "job_state").read_text().splitlines()
+        return state_of(self.run)
 
     def programs(self) -> list[str]:
         calls = [json.loads(line) for line in (self.folder / "calls.jsonl").read_text().splitlines()]
@@ -183,3 +183,21 @@ def test_a_killed_job_leaves_no_process(data: Path, tmp_path: Path) -> None:
         script_of(site)
     assert judge(site.run / "result_1.txt").verdict == "failed"
     assert "trial 1" not in (site.run / "job_state").read_text()
+
+
+def test_a_new_submission_under_the_same_name_does_again_what_failed_and_nothing_else(data: Path, tmp_path: Path) -> None:
+    site = Site(tmp_path / "site", "pbs", data, trials=2)
+    path = site.environ["PATH"]
+    broken = program(tmp_path, "if os.environ.get('EXPERIMENT_ID') == '2': sys.exit('the second trial breaks')\n")
+    site.environ["PATH"] = f"{broken}{os.pathsep}{path}"
+    process = site.start()
+    process.communicate(timeout=240)
+    assert process.returncode == 1
+    assert site.state()[1:] == ["trial 1 seed 40 code 0", "trial 2 seed 41 code 1", "done 1"]
+    first = (site.run / "result_1.txt").read_bytes()
+    site.environ["PATH"] = path
+    printed = site.to_the_end()
+    assert "1 trial(s) had been done before this start" in printed
+    assert (site.run / "result_1.txt").read_bytes() == first
+    assert judge(site.run / "result_2.txt").verdict == "complete, target missed"
+    assert site.state()[-2:] == ["trial 2 seed 41 code 0", "done 0"]

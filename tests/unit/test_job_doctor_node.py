@@ -91,7 +91,7 @@ def test_the_data_folder_must_be_complete(make: Make, tmp_path: Path) -> None:
     assert folders.data_folder(make(make_job(DATA_FORMAT="dummy"))).verdict == NOT_APPLICABLE
 
 
-@pytest.mark.parametrize(("version", "verdict"), [("5.2.15(1)-release", OK), ("4.2.46(2)-release", OK), ("4.1.2(1)-release", PROBLEM)])
+@pytest.mark.parametrize(("version", "verdict"), [("5.2.15(1)-release", OK), ("4.4.20(1)-release", OK), ("4.2.46(2)-release", PROBLEM)])
 def test_bash_must_be_late_enough(make: Make, tmp_path: Path, version: str, verdict: str) -> None:
     program(tmp_path / "bin", "bash", f"printf '{version}'")
     assert node.bash(make()).verdict == verdict

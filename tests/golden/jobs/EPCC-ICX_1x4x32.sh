@@ -60,7 +60,7 @@ fail() {
 on() { case ${1,,} in 1 | true | yes | on) return 0 ;; *) return 1 ;; esac; }
 
 whole() {
-    [[ ${!1:-} =~ ^[0-9]+$ ]] && [ "${!1}" -ge "$2" ] || fail 2 "$1=${!1:-}: must be a whole number of at least $2; it comes from config_EPCC-ICX_1x4x32.sh"
+    [[ ${!1:-} =~ ^(0|[1-9][0-9]*)$ ]] && [ "${!1}" -ge "$2" ] || fail 2 "$1=${!1:-}: must be a whole number of at least $2; it comes from config_EPCC-ICX_1x4x32.sh"
 }
 
 # Seconds of 90 (minutes), 01:30:00 or 1-12:00:00; nothing for what can't be told.
@@ -164,6 +164,13 @@ last_of() { [ ! -e "$state" ] || sed -n "s/^$1 //p" "$state" | tail -n 1; }
 code_of() { [ ! -e "$state" ] || sed -n "s/^trial $1 seed [0-9]* code //p" "$state" | tail -n 1; }
 note() { printf '%s\n' "$*" >>"$state" || fail 1 "$state: can't be written"; }
 
+# A new submission under the name of an earlier one does its failed trials again; one that went well is never done twice.
+if [ "$(last_of started)" != "$job_id" ]; then
+    if [ -e "$state" ] && [ -z "${STORMBENCH_RESUME_TAG:-}" ]; then
+        sed '/^trial [0-9]* seed [0-9]* code [1-9]/d' "$state" >"$state.partial" && mv -- "$state.partial" "$state"
+    fi
+    note "started $job_id"
+fi
 restarts=$(last_of restarts) base=$(last_of seed) step=1
 restarts=${restarts:-0}
 if [ -n "$index" ] && [ -n "${STORMBENCH_SEEDS:-}" ]; then
@@ -231,6 +238,7 @@ clean_up() {
     rm -f -- "$stop_file" "$folder"/.hosts_*
 }
 trap warn USR1
+[ -z "${warned_early:-}" ] || warn
 trap 'cancel 143' TERM
 trap 'cancel 130' INT
 trap 'cancel 129' HUP

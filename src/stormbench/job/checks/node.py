@@ -9,7 +9,7 @@ from pathlib import Path
 from stormbench.job.checks.machine import Machine, on_nodes_only, size
 from stormbench.job.checks.result import Result, not_applicable, ok, problem, warning
 
-LEAST_BASH = (4, 2)
+LEAST_BASH = (4, 4)
 LEAST_FILES = 1024
 LEAST_LOCKED = 2**30
 LEAST_DRIVER = (525, 60)
@@ -22,9 +22,9 @@ def bash(machine: Machine) -> Result:
     told = machine.ask("bash", "--norc", "--noprofile", "-c", 'printf %s "$BASH_VERSION"')
     match = re.match(r"(\d+)\.(\d+)", told.out)
     if told.code != 0 or match is None:
-        return problem(f"bash can't be started: {told.why}", "install bash 4.2 or later and put it on PATH")
+        return problem(f"bash can't be started: {told.why}", "install bash 4.4 or later and put it on PATH")
     if (int(match[1]), int(match[2])) < LEAST_BASH:
-        return problem(f"bash {told.out}, the job scripts need at least 4.2", "put a later bash first on PATH")
+        return problem(f"bash {told.out}, the job scripts need at least 4.4", "put a later bash first on PATH")
     return ok(f"bash {told.out}")
 
 
