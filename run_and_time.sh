@@ -8,9 +8,11 @@
 # the network between all ranks. Other words on the command line go to the workload as they are. ADDITIONAL_ARGS is split at blanks and knows no quotes, so a
 # list in it is written with colons: ADDITIONAL_ARGS="--lr_schedule_type multistep --lr_milestones 5:10".
 set -uo pipefail
+# bash before 4.4, as in older images, takes an empty array for a name that is not set
+((BASH_VERSINFO[0] * 100 + BASH_VERSINFO[1] >= 404)) || set +u
 
 : "${STORMBENCH_BENCHMARK:=deepcam}"
-rank=${RANK:-${OMPI_COMM_WORLD_RANK:-${PMIX_RANK:-${PMI_RANK:-${MV2_COMM_WORLD_RANK:-${JSM_NAMESPACE_RANK:-${SLURM_PROCID:-0}}}}}}}
+rank=${RANK:-${OMPI_COMM_WORLD_RANK:-${PMIX_RANK:-${PMI_RANK:-${PALS_RANKID:-${MV2_COMM_WORLD_RANK:-${JSM_NAMESPACE_RANK:-${SLURM_PROCID:-0}}}}}}}}
 
 if command -v stormbench >/dev/null 2>&1; then
     program=(stormbench)
@@ -192,5 +194,12 @@ if [ "$rank" = 0 ]; then
         echo "run_and_time.sh: no RESULT, the workload ended with exit code $code after $((end - start)) s" >&2
     fi
     [ -z "$facts" ] || rm -f "$facts"
+elif [ -n "${STORMBENCH_STATUS_FILE:-}" ]; then
+    # Launchers end all ranks when one ends with a code, and rank 0, which has the most to write, would lose its last words. A stop
+    # was agreed on by all, and rank 0 tells it; a mistake in the input is found by all at about the same time.
+    case $code in
+        75) code=0 ;;
+        2) sleep 3 ;;
+    esac
 fi
 exit "$code"

@@ -71,8 +71,9 @@ def assert_only_the_target_is_missed(log: Path) -> None:
 
 
 def state_of(folder: Path) -> list[str]:
-    """Return what the job has noted, less the ids of its submissions."""
-    return [line for line in (folder / "job_state").read_text().splitlines() if not line.startswith("started ")]
+    """Return what the job has noted of its trials' ends, its restarts and its own end."""
+    beginnings = ("started ", "begun ", "refused ")
+    return [line for line in (folder / "job_state").read_text().splitlines() if not line.startswith(beginnings)]
 
 
 def steps_logged(job: Job, least: int) -> bool:

@@ -59,6 +59,8 @@ def started(environ: dict[str, str]) -> subprocess.Popen[str]:
     assert process.stdout is not None
     while "ready" not in process.stdout.readline():
         assert process.poll() is None
+    # bash may not be waiting yet, and a signal in the moment before it does is heard only when the wait ends
+    time.sleep(0.3)
     return process
 
 

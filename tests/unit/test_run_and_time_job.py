@@ -41,6 +41,14 @@ def test_other_ranks_leave_no_code(tmp_path: Path) -> None:
     assert not status.exists()
 
 
+def test_a_stop_that_all_agreed_on_is_told_by_rank_0_alone_as_launchers_end_all_ranks_with_the_first(tmp_path: Path) -> None:
+    stopped = {**workload(tmp_path, "raise SystemExit(75)"), "PMI_RANK": "3"}
+    assert subprocess.run([str(SCRIPT)], env=stopped, capture_output=True, check=False).returncode == 75
+    in_a_job = {**stopped, "STORMBENCH_STATUS_FILE": str(tmp_path / "status")}
+    assert subprocess.run([str(SCRIPT)], env=in_a_job, capture_output=True, check=False).returncode == 0
+    assert not (tmp_path / "status").exists()
+
+
 def test_a_stop_file_asks_the_workload_to_stop_as_the_scheduler_would(tmp_path: Path) -> None:
     stop = tmp_path / "stop"
     process = started({**workload(tmp_path, HEARS), "STORMBENCH_STOP_FILE": str(stop)})

@@ -4,6 +4,8 @@
 # Needs docker and, for NVIDIA GPUs, its container toolkit.
 set -uo pipefail
 
+# bash before 4.4 takes an empty array for a name that is not set
+((BASH_VERSINFO[0] * 100 + BASH_VERSINFO[1] >= 404)) || set +u
 export BATCHNORM_GROUP_SIZE='1'
 export CHECK_COMPLIANCE='1'
 export CLEAR_CACHES='0'
@@ -166,6 +168,7 @@ whole DGXNNODES 1
 whole DGXNGPU 1
 whole NEXP 1
 whole TRAINING_INSTANCE_SIZE 0
+whole STORMBENCH_MAX_REQUEUES 0
 nodes=$DGXNNODES ranks_per_node=$DGXNGPU ranks=$((DGXNNODES * DGXNGPU)) instances=1
 if [ "$TRAINING_INSTANCE_SIZE" -gt 0 ]; then
     [ $((TRAINING_INSTANCE_SIZE % ranks_per_node)) -eq 0 ] && [ $((ranks % TRAINING_INSTANCE_SIZE)) -eq 0 ] ||
@@ -181,10 +184,21 @@ tag=${STORMBENCH_RESUME_TAG:-${RUN_TAG:-$STORMBENCH_BENCHMARK-${DGXSYSTEM:-syste
 if [ -z "${STORMBENCH_RESUME_TAG:-}" ] && [ -n "$index" ] && [ -n "${RUN_TAG:-${DATESTAMP:-}}" ]; then tag+=-a$index; fi
 folder=$LOGDIR/$tag state=$LOGDIR/$tag/job_state
 mkdir -p "$folder" || fail 1 "LOGDIR=$LOGDIR: the run folder $tag can't be made there"
-[ -e "$folder/job.sh" ] || cp -- "$0" "$folder/job.sh" 2>/dev/null || true
+# Two jobs in one folder would mix their results. Where the file system has no locks, nothing is refused.
+if command -v flock >/dev/null && exec {lock}>>"$folder/.lock"; then
+    timeout 20 flock -n "$lock" 2>/dev/null
+    [ $? -ne 1 ] || fail 2 "RUN_TAG=$tag: another job is at work in $folder; wait for its end or take another RUN_TAG (if there is none, remove .lock there)"
+fi
+# by way of another name, as this very file may be what runs
+cp -- "$0" "$folder/.job.sh" 2>/dev/null && mv -f -- "$folder/.job.sh" "$folder/job.sh" || true
 if [ -n "${DATADIR:-}" ] && [ "${DATA_FORMAT:-}" != dummy ]; then
     [ -d "$DATADIR" ] || fail 2 "DATADIR=$DATADIR: no such folder here; give the folder with the data"
     DATADIR=$(cd -- "$DATADIR" && pwd)
+fi
+if [ -n "$data_inside" ]; then
+    for name in LOGDIR DATADIR job_scratch; do
+        [[ ${!name:-} != *[:,\;]* ]] || fail 2 "$name=${!name}: has a colon, comma or semicolon, which container runtimes can't mount; take another path"
+    done
 fi
 
 last_of() { [ ! -e "$state" ] || sed -n "s/^$1 //p" "$state" | tail -n 1; }
@@ -203,8 +217,11 @@ restarts=${restarts:-0}
 if [ -n "$index" ] && [ -n "${STORMBENCH_SEEDS:-}" ]; then
     read -r -a array_seeds <<<"${STORMBENCH_SEEDS//[,:]/ }"
     # trials of one array job keep clear of the seeds of its neighbours
-    SEED=${array_seeds[index - 1]:-} step=100003
-    [ -n "$SEED" ] || fail 2 "STORMBENCH_SEEDS=$STORMBENCH_SEEDS: has no seed for job $index of the array"
+    SEED='' step=100003
+    [ "$index" -lt 1 ] || SEED=${array_seeds[index - 1]:-}
+    [ -n "$SEED" ] || fail 2 "STORMBENCH_SEEDS=$STORMBENCH_SEEDS: has no seed for job $index of the array, which count from 1"
+elif [ -n "$index" ] && [[ ${SEED:-} =~ ^[1-9][0-9]*$ ]]; then
+    SEED=$((SEED + 100003 * index))
 fi
 if [ -z "$base" ]; then
     # without a seed the clock decides, as MLPerf asks
@@ -218,6 +235,8 @@ tag_of() { if [ "$instances" -eq 1 ]; then echo "$tag"; else echo "$tag-i$(($1 +
 
 warned='' cancelled='' prepared='' clock=''
 stop_file=$folder/.stop-$job_id-$restarts
+# left by this job where it was killed and queued again, as when it was preempted
+rm -f -- "$stop_file"
 # Rank 0 of each model watches for the stop file: it needs no launcher that hands signals on, and no process id in a container.
 ask_to_stop() { : >"$stop_file"; }
 # How long before a limit of so many seconds the job stops; unless it is told, five minutes, or a quarter of a short limit.
@@ -299,7 +318,7 @@ start_instance() {
     local launcher code
     trap : USR1 TERM HUP INT
     SEED=$(seed_of "$1" "$2")
-    export SEED EXPERIMENT_ID=$1 RUN_TAG=$3 STORMBENCH_CONTINUED=$restarts
+    export SEED EXPERIMENT_ID=$1 RUN_TAG=$3 STORMBENCH_CONTINUED=$cuts
     export STORMBENCH_STATUS_FILE=$results_inside/$3/.status_$1 STORMBENCH_STOP_FILE=$results_inside/$tag/${stop_file##*/}
     # last, as it lists the variables that enter the container
     enter
@@ -329,6 +348,8 @@ await() {
         kill -0 "$pid" 2>/dev/null || break
         # who was cancelled and does not end by the stop file is ended
         [ -z "$cancelled" ] || waited=$((waited + 1))
+        # what outlives its launcher may hold the pipe open
+        [ "$waited" -ne 50 ] || kill -s KILL "$pid" 2>/dev/null
         if [ "$waited" -eq 20 ] || [ "$waited" -eq 40 ]; then
             for launcher in "$folder"/.launcher_*; do kill -s "$([ "$waited" -eq 20 ] && echo TERM || echo KILL)" "$(<"$launcher")" 2>/dev/null; done
         fi
@@ -339,31 +360,46 @@ await() {
 instance_code() {
     local code told
     code=$(cat "$folder/.code_$2" 2>/dev/null) || code=1
+    # empty where the disk was full
+    [ -n "$code" ] || code=1
     told=$(cat "$LOGDIR/$3/.status_$1" 2>/dev/null) || told=''
     rm -f -- "$LOGDIR/$3/.status_$1"
     if [ -z "$told" ] && [ "$code" -eq 0 ]; then
         say "trial $1: the launcher ended well, but no rank 0 reported; was run_and_time.sh started?" >&2
         code=1
-    elif [ -n "$told" ] && { [ "$told" -ne 0 ] || [ "$code" -eq 0 ]; }; then
+    elif [ -n "$told" ] && { [ "$told" -ne 0 ] && [ "$told" -ne 143 ] || [ "$code" -eq 0 ]; }; then
+        # 143 only tells that the launcher ended rank 0, as another rank had failed
         code=$told
     fi
     echo "$code"
 }
 
+# Run folder, trial: whether the workload's log is complete. Then it would refuse to run again, and only the verdict is missing,
+# as where the job was killed during the check.
+is_complete() { grep -s '"key": "run_stop"' "$LOGDIR/$1/result_$2.txt" | tail -n 1 | grep -qE '"(success|target missed)"'; }
+
 run_trial() {
-    local trial=$1 i one code=0 pids=() folders=()
+    local trial=$1 i one code=0 cuts pids=() folders=()
     say "trial $trial of $NEXP: $instances model(s) of $ranks_per_instance ranks on $nodes_per_instance node(s), seed(s) $(seed_of "$trial" 0)$([ "$instances" -eq 1 ] || echo " to $(seed_of "$trial" $((instances - 1)))")"
     clear_caches
+    # by its time limit, a lost node or a cancellation: its times are no valid result
+    cuts=$(($(grep -c "^begun $trial\$" "$state") - $(grep -c "^refused $trial\$" "$state")))
+    note "begun $trial"
     rm -f -- "$folder"/.launcher_* "$folder"/.code_*
     for ((i = 0; i < instances; i++)); do
         folders[i]=$(tag_of "$i")
         mkdir -p "$LOGDIR/${folders[i]}"
         rm -f -- "$LOGDIR/${folders[i]}/.status_$trial"
+        if is_complete "${folders[i]}" "$trial"; then
+            say "trial $trial: ${folders[i]} has its complete log already, which is judged again"
+            continue
+        fi
         start_instance "$trial" "$i" "${folders[i]}" 2>&1 | keep "$LOGDIR/${folders[i]}/trial_$trial.out" &
         pids[i]=$!
     done
-    for ((i = 0; i < instances; i++)); do await "${pids[i]}"; done
+    for ((i = 0; i < instances; i++)); do [ -z "${pids[i]:-}" ] || await "${pids[i]}"; done
     for ((i = 0; i < instances; i++)); do
+        [ -n "${pids[i]:-}" ] || continue
         one=$(instance_code "$trial" "$i" "${folders[i]}")
         # a failure tells more than a stop
         [ "$one" -eq 0 ] || { [ "$one" -eq 75 ] && [ "$code" -ne 0 ]; } || code=$one
@@ -372,7 +408,7 @@ run_trial() {
         check_logs "$trial" "${folders[@]}" || code=1
     fi
     rm -f -- "$folder"/.launcher_* "$folder"/.code_*
-    [ "$code" -eq 75 ] || [ -n "$cancelled" ] || note "trial $trial seed $(seed_of "$trial" 0) code $code"
+    [ "$code" -eq 75 ] || { [ -n "$cancelled" ] && [ "$code" -ne 0 ]; } || note "trial $trial seed $(seed_of "$trial" 0) code $code"
     return "$code"
 }
 
@@ -418,6 +454,7 @@ main() {
             0) ;;
             75) left=$((left + 1)) ;;
             2)
+                note "refused $trial"
                 note "done 2"
                 fail 2 "trial $trial: the workload refused its input; see its words above"
                 ;;
