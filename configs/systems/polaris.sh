@@ -4,6 +4,7 @@
 export DGXSYSTEM=Polaris
 export STORMBENCH_SCHEDULER=pbs
 export STORMBENCH_RUNTIME=apptainer
+export STORMBENCH_LAUNCH_ARGS="--depth=8 --cpu-bind=depth"
 export STORMBENCH_SELECT=system=polaris
 export STORMBENCH_DIRECTIVES="-l place=scatter; -l filesystems=home:eagle"
 export STORMBENCH_HOSTS="polaris-login-*"
