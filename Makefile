@@ -5,6 +5,7 @@ VENV ?= .venv
 DEMO ?= demo
 BIN := $(VENV)/bin
 READY := $(VENV)/.stormbench-ready
+SMALL := tests/unit tests/property tests/golden tests/e2e/test_bad_input.py
 
 .PHONY: help demo test lint bench readme golden apptainer clean
 .DEFAULT_GOAL := help
@@ -34,8 +35,8 @@ apptainer:
 
 test: lint apptainer  ## lint and every test
 	# small tests share the cores; those that start clusters and trainings need them for themselves
-	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest -q -n auto --maxprocesses 8 tests/unit tests/property tests/golden
-	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest tests/e2e tests/cluster
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest -q -n auto --maxprocesses 8 $(SMALL)
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest $(addprefix --ignore=,$(SMALL)) tests
 
 bench: $(READY)  ## the figures of the README, each from its script
 	$(BIN)/python benchmarks/loader.py

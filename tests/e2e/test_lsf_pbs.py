@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -73,12 +72,12 @@ class Site:
         return [call["program"] for call in calls]
 
 
-@pytest.fixture
-def whole(data: Path, tmp_path: Path) -> Iterator[Path]:
+@pytest.fixture(scope="module")
+def whole(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of the same job that nothing stops."""
-    site = Site(tmp_path / "whole", "pbs", data)
+    site = Site(tmp_path_factory.mktemp("site") / "whole", "pbs", data)
     site.to_the_end()
-    yield site.run
+    return site.run
 
 
 def steps(site: Site) -> int:
