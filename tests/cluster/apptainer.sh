@@ -15,11 +15,15 @@ done
 # shellcheck disable=SC2086  # a list of names
 [ -z "${missing:-}" ] || { apt-get update -qq && apt-get install -y -qq --no-install-recommends $missing >/dev/null; }
 
-mirror=$(sed -n -E 's#.*(https?://[^ ]+/debian)( .*|/?)$#\1#p' /etc/apt/sources.list /etc/apt/sources.list.d/* 2>/dev/null | sed -n 1p) || mirror=''
+shopt -s nullglob
+lists=(/etc/apt/sources.list.d/*)
+[ ! -e /etc/apt/sources.list ] || lists+=(/etc/apt/sources.list)
+mirror=$(sed -n -E 's#.*(https?://[^ ]+/debian)( .*|/?)$#\1#p' "${lists[@]}" </dev/null | sed -n 1p)
+[ -n "$mirror" ] || { echo "apptainer.sh: the machine's apt sources name no Debian mirror" >&2 && exit 1; }
 work=$target/apt
 mkdir -p "$work"/{lists/partial,cache/archives/partial,packages}
 : >"$work/status"
-echo "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] ${mirror:-https://deb.debian.org/debian} sid main" >"$work/sources.list"
+echo "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] $mirror sid main" >"$work/sources.list"
 # apt with a world of its own: the machine's lists and packages stay as they are
 cat >"$work/apt.conf" <<CONF
 Dir::State "$work"; Dir::State::Lists "$work/lists"; Dir::State::Status "$work/status"; Dir::Cache "$work/cache";
