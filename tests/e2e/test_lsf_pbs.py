@@ -200,3 +200,17 @@ def test_a_new_submission_under_the_same_name_does_again_what_failed_and_nothing
     assert (site.run / "result_1.txt").read_bytes() == first
     assert judge(site.run / "result_2.txt").verdict == "complete, target missed"
     assert site.state()[-2:] == ["trial 2 seed 41 code 0", "done 0"]
+
+
+def test_a_second_job_in_the_same_run_folder_is_refused_and_the_first_is_not_disturbed(data: Path, tmp_path: Path) -> None:
+    site = Site(tmp_path / "site", "pbs", data)
+    site.environ["PATH"] = f"{program(tmp_path, SLOW)}{os.pathsep}{site.environ['PATH']}"
+    first = site.start()
+    wait_for_steps(site, 1)
+    second = site.start()
+    told, _ = second.communicate(timeout=60)
+    assert second.returncode == 2, told
+    assert "RUN_TAG=run: another job is at work in" in told
+    printed, _ = first.communicate(timeout=240)
+    assert first.returncode == 0, printed[-4000:]
+    assert site.state()[1:] == ["trial 1 seed 40 code 0", "done 0"]
