@@ -110,6 +110,8 @@ BREACHES = [
     (ERROR, "DGXNNODES", "STORMBENCH_SCHEDULER=local has one node", {"STORMBENCH_SCHEDULER": "local"}),
     (ERROR, "STORMBENCH_LAUNCHER", "srun needs STORMBENCH_SCHEDULER=slurm, which is lsf", {**LSF, "STORMBENCH_LAUNCHER": "srun"}),
     (ERROR, "STORMBENCH_LAUNCHER", "jsrun needs STORMBENCH_SCHEDULER=lsf, which is slurm", {"STORMBENCH_LAUNCHER": "jsrun"}),
+    (ERROR, "STORMBENCH_LAUNCHER", "mpirun needs STORMBENCH_SCHEDULER=local or docker, which is slurm", {"STORMBENCH_LAUNCHER": "mpirun"}),
+    (ERROR, "STORMBENCH_LAUNCHER", "torchrun needs STORMBENCH_SCHEDULER=slurm or local", {**LSF, "STORMBENCH_LAUNCHER": "torchrun"}),
     (ERROR, None, "WALLTIME is not set, and slurm needs it", {"WALLTIME": None, "SBATCH_TIMELIMIT": None}),
     (ERROR, "STORMBENCH_WARNING", "the job would stop at its start; set STORMBENCH_WARNING to at most 3600",
      {"STORMBENCH_WARNING": "7200"}),

@@ -15,6 +15,11 @@ RUNTIMES_OF = {
     "local": ("apptainer", "docker", "none"), "docker": ("docker",),
 }  # fmt: skip
 """Which runtimes a job of each scheduler can use."""
+LAUNCHERS_OF = {
+    "slurm": ("auto", "srun", "torchrun"), "lsf": ("auto", "jsrun"), "pbs": ("auto", "mpiexec"), "local": ("auto", "torchrun", "mpirun"),
+    "docker": ("auto", "torchrun", "mpirun"),
+}  # fmt: skip
+"""Which launchers the script of each scheduler knows."""
 LAUNCHERS = ("auto", "srun", "jsrun", "mpiexec", "mpirun", "torchrun")
 WARNING_S = 300
 JOB, LAUNCH, SYSTEM = "job", "launch", "system"

@@ -44,11 +44,6 @@ class Layout:
         return self.nodes_per_instance * self.ranks_per_node
 
     @property
-    def gpus_per_rank(self) -> int:
-        """GPUs that each rank gets; 0 on CPU nodes."""
-        return self.gpus_per_node // self.ranks_per_node
-
-    @property
     def cores_asked(self) -> int:
         """Cores of a rank to ask the scheduler for; at least one."""
         return max(1, self.cores_per_rank)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from stormbench.job.config import LAUNCHERS_OF, RUNTIMES_OF
 from stormbench.job.findings import Finding, error, warning
 from stormbench.job.values import clock
 
@@ -12,9 +13,8 @@ if TYPE_CHECKING:
     from stormbench.job.load import Job
 
 QUEUED = ("slurm", "lsf", "pbs")
-SLURM_RUNTIMES = ("pyxis", "shifter", "podman-hpc")
+SLURM_RUNTIMES = tuple(name for name in RUNTIMES_OF["slurm"] if sum(name in others for others in RUNTIMES_OF.values()) == 1)
 """These are started through srun's plugins and options."""
-LAUNCHERS_OF = {"srun": "slurm", "jsrun": "lsf"}
 
 
 def _combinations(job: Job) -> Iterator[Finding]:
@@ -37,8 +37,8 @@ def _combinations(job: Job) -> Iterator[Finding]:
             f"{job.said('DGXNNODES')}: {job.said('STORMBENCH_SCHEDULER')} has one node; "
             "set DGXNNODES=1, or name the scheduler",
         )
-    needed = LAUNCHERS_OF.get(config.launcher, scheduler)
-    if needed != scheduler:
+    if config.launcher not in LAUNCHERS_OF[scheduler]:
+        needed = " or ".join(name for name, known in LAUNCHERS_OF.items() if config.launcher in known)
         yield error(
             job.where("STORMBENCH_LAUNCHER"),
             f"{job.said('STORMBENCH_LAUNCHER')}: {config.launcher} needs STORMBENCH_SCHEDULER={needed}, "
