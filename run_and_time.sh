@@ -102,6 +102,12 @@ if on "${ENABLE_PROFILING:-0}" && [ "$local_rank" = 0 ]; then
     mkdir -p "${LOGDIR:-.}/${RUN_TAG:-profile}"
     wrapper+=(nsys profile "--trace=cuda,nvtx,cudnn,osrt" --force-overwrite=true --output="${LOGDIR:-.}/${RUN_TAG:-profile}/profile_${EXPERIMENT_ID:-1}_rank$rank")
 fi
+case ${ADDITIONAL_ARGS:-} in
+    *[\"\']*)
+        echo "run_and_time.sh: ADDITIONAL_ARGS=$ADDITIONAL_ARGS: is split at blanks and knows no quotes; write lists with colons, such as --lr_milestones 5:10" >&2
+        exit 2
+        ;;
+esac
 read -r -a more <<<"${ADDITIONAL_ARGS:-}"
 
 # The scheduler signals this shell; the workload must hear it to write its checkpoint or its last log line.
@@ -181,12 +187,19 @@ while true; do
     code=$?
     [ -n "$signalled" ] || break
 done
+# A command of its own for the time could be ended by the signal that ends the job.
+printf -v end '%(%s)T' -1
+if [ "$local_rank" = 0 ] && [ -n "$cache" ] && grep -qsx cancelled "${STORMBENCH_STOP_FILE:-}"; then rm -rf -- "$cache" 2>/dev/null; fi
+fact() { [ -z "$facts" ] || sed -n "s/^$1=//p" "$facts" | tail -n 1; }
+# bash 5.2 can lose the code of a child that ends at the very moment of a signal; then the workload's own word counts
+if [ "$code" -lt 0 ]; then
+    code=$(fact exit_code)
+    code=${code:-143}
+fi
 
-end=$(date +%s)
 if [ "$rank" = 0 ]; then
     [ -z "$watch" ] || kill "$watch" 2>/dev/null
     [ -z "${STORMBENCH_STATUS_FILE:-}" ] || echo "$code" >"$STORMBENCH_STATUS_FILE"
-    fact() { [ -z "$facts" ] || sed -n "s/^$1=//p" "$facts"; }
     echo "ENDING TIMING RUN AT $(date '+%Y-%m-%d %I:%M:%S %p')"
     if [ "$code" -eq 0 ]; then
         echo "RESULT,${STORMBENCH_BENCHMARK^^},${SEED:-333},$((end - start)),${STORMBENCH_SUBMISSION_ORG:-unspecified},$start_text,time_to_target_s=$(fact time_to_target_s),time_to_16_epochs_s=$(fact time_to_16_epochs_s),continued=${STORMBENCH_CONTINUED:-0}"

@@ -132,6 +132,31 @@ def test_a_workload_that_ends_while_a_signal_is_handled_keeps_its_exit_code(tmp_
     assert process.returncode == 3
 
 
+def test_a_code_that_the_shell_has_lost_is_the_one_that_the_workload_told(tmp_path: Path) -> None:
+    told = "import os\nopen(os.environ['STORMBENCH_RESULT_FILE'], 'a').write('exit_code=75\\n')"
+    # what bash 5.2 may say of a child that ends while a signal is handled
+    script = tmp_path / "run_and_time.sh"
+    script.write_text(SCRIPT.read_text().replace('wait "$child"\n    code=$?', 'wait "$child"\n    code=-1'))
+    script.chmod(0o755)
+    for body, code in ((told, 75), ("pass", 143)):
+        done = subprocess.run([str(script)], capture_output=True, text=True, env=workload(tmp_path, body), check=False)
+        assert done.returncode == code
+        assert f"exit code {code}" in done.stderr
+
+
+def test_the_program_tells_its_code_where_the_script_asks(tmp_path: Path) -> None:
+    told = tmp_path / "told"
+    environ = clean_environment(STORMBENCH_RESULT_FILE=str(told))
+    done = subprocess.run([sys.executable, "-m", "stormbench", "nothing"], capture_output=True, env=environ, check=False)
+    assert (done.returncode, told.read_text()) == (2, "exit_code=2\n")
+
+
+def test_quotes_in_additional_args_are_refused_as_they_would_reach_the_workload(tmp_path: Path) -> None:
+    environ = workload(tmp_path, "print('ran')") | {"ADDITIONAL_ARGS": "--lr_milestones '5 10'"}
+    done = subprocess.run([str(SCRIPT)], capture_output=True, text=True, env=environ, check=False)
+    assert (done.returncode, "knows no quotes" in done.stderr, "ran" in done.stdout) == (2, True, False)
+
+
 def test_a_signal_before_the_workload_starts_is_remembered(tmp_path: Path) -> None:
     early = tmp_path / "early.sh"
     # the first call of date comes after the traps and before the workload

@@ -67,6 +67,16 @@ def test_a_stop_file_that_is_there_from_the_start_waits_until_the_workload_can_h
     assert "heard SIGUSR1\n" in out
 
 
+@pytest.mark.parametrize(("word", "left"), [("", True), ("cancelled\n", False)])
+def test_a_cancelled_job_has_each_node_clean_its_scratch_folder(tmp_path: Path, word: str, left: bool) -> None:
+    stop, scratch = tmp_path / "stop", tmp_path / "scratch"
+    process = started({**workload(tmp_path, HEARS), "STORMBENCH_STOP_FILE": str(stop), "STORMBENCH_CACHE": str(scratch)})
+    assert scratch.is_dir()
+    stop.write_text(word)
+    process.communicate(timeout=30)
+    assert scratch.exists() is left
+
+
 def test_nothing_is_left_when_the_workload_ends_without_a_stop(tmp_path: Path) -> None:
     environ = {**workload(tmp_path, "print('done')"), "STORMBENCH_STOP_FILE": str(tmp_path / "never"), "TMPDIR": str(tmp_path)}
     mark = str(tmp_path / "never").encode()
