@@ -172,6 +172,7 @@ class Cluster:
             "GresTypes=gpu",
             *(f"NodeName={n.name} NodeAddr={n.address} CPUs={self.cpus} CoresPerSocket={self.cpus} RealMemory=1000 {gpus}" for n in nodes),
             f"PartitionName=tests Nodes={','.join(n.name for n in nodes)} Default=YES MaxTime=60 State=UP",
+            f"PartitionName=other Nodes={','.join(n.name for n in nodes)} MaxTime=60 State=UP",
         ]  # fmt: skip
         return "\n".join(lines) + "\n"
 

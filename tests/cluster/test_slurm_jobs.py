@@ -119,6 +119,27 @@ def test_another_allocation_than_the_configs_stops_at_once_with_the_command_to_u
     assert tried.returncode == 0, tried.stderr
 
 
+@pytest.mark.parametrize(
+    ("extra", "words", "expected"),
+    [
+        # a type in one place and none in the other is refused by Slurm itself
+        ("unset SBATCH_GPUS SBATCH_GPUS_PER_NODE\nexport STORMBENCH_GPU_REQUEST=gres STORMBENCH_GPU_TYPE=fake\n",
+         "-N 2 -c 2 --gres=gpu:fake:1 --exclusive=user", "sbatch --gres=gpu:fake:2 -N 2 -t 10"),
+        ("unset SBATCH_GPUS SBATCH_GPUS_PER_NODE\n", "-N 2 -c 2 --exclusive=user", "sbatch --gpus-per-node=2 -N 2 -t 10"),
+        ("", "-N 3 --gpus=6 -p other", "sbatch -N 2 -t 10 -p other"),
+    ],
+)  # fmt: skip
+def test_the_command_to_use_asks_for_gpus_as_the_system_does_and_keeps_the_submissions_own_options(
+    slurm: Cluster, data: Path, tmp_path: Path, extra: str, words: str, expected: str
+) -> None:
+    job = Job(slurm, tmp_path, data, extra, words=words)
+    printed = job.to_the_end("FAILED")
+    command = re.search(rf"use: ({re.escape(expected)} \S+)$", printed, re.MULTILINE)
+    assert command, printed
+    tried = slurm.run("bash", "-c", f"{job.before} && {command[1].replace('sbatch', 'sbatch --test-only', 1)}", folder=tmp_path)
+    assert tried.returncode == 0, tried.stderr
+
+
 def test_cores_that_the_nodes_do_not_have_are_missed_before_the_first_step(slurm: Cluster, data: Path, tmp_path: Path) -> None:
     printed = Job(slurm, tmp_path, data, "export STORMBENCH_CORES_PER_RANK=3\n").to_the_end("FAILED")
     assert "the job has 4 core(s) of a node, the config needs 6 (2 ranks x 3); that is all of the node" in printed
@@ -129,7 +150,7 @@ def test_an_interactive_allocation_of_single_cores_stops_with_the_command_to_use
     done = slurm.run("bash", "-c", f"{job.before} && salloc -N 2 -t 10 {shlex.quote(str(RUN_SUB))}", folder=tmp_path)
     assert done.returncode == 2
     told = done.stdout + done.stderr
-    assert "the job has 1 core(s) of a node, the config needs 2 (2 ranks x 1); use: salloc -N 2 -t 10 --exclusive" in told
+    assert "the job has 1 core(s) of a node, the config needs 2 (2 ranks x 1); use: salloc -N 2 -t 10 --exclusive --gpus-per-node=2" in told
 
 
 def test_without_a_config_it_says_what_to_source(slurm: Cluster, tmp_path: Path) -> None:
@@ -216,13 +237,17 @@ def test_a_limit_shorter_than_the_usual_warning_does_not_stop_the_job_at_its_sta
 
 def test_the_command_of_the_published_kits_works_without_any_variable_of_this_one(slurm: Cluster, data: Path, tmp_path: Path) -> None:
     names = "DGXSYSTEM=X DGXNNODES=2 DGXNGPU=2 WALLTIME=00:04:00 LOCAL_BATCH_SIZE=2 MAX_EPOCHS=1 TARGET_IOU=1 STORMBENCH_WIDTH=0.05"
+    says = program(tmp_path, "print('cores of a rank:', os.environ['SLURM_CPUS_PER_TASK'])\n")
     exports = f"export OMP_NUM_THREADS=1 DATADIR={shlex.quote(str(data))} LOGDIR={shlex.quote(str(tmp_path / 'results'))} {names}"
+    exports += f" PATH={shlex.quote(str(says))}:$PATH"
     submit = f'{exports} && sbatch --parsable --output=job.out -N ${{DGXNNODES}} -t ${{WALLTIME}} {shlex.quote(str(RUN_SUB))}'
     done = slurm.run("bash", "-c", submit, folder=tmp_path)
     assert slurm.ended(done.stdout.strip()) == "COMPLETED", (tmp_path / "job.out").read_text()
     log = next((tmp_path / "results").glob("*/result_1.txt"))
     assert_only_the_target_is_missed(log)
     assert (logged(log, "num_workers"), logged(log, "number_of_nodes")) == ([4], [2])
+    # the ranks share the node's four cores, though nothing says how many it has
+    assert (tmp_path / "job.out").read_text().count("cores of a rank: 2\n") == 4
 
 
 def program(folder: Path, change: str) -> Path:
@@ -295,7 +320,10 @@ def test_a_dependency_waits_for_success(slurm: Cluster, data: Path, tmp_path: Pa
     assert ended < begun
 
 
-@pytest.mark.parametrize("allocate", ["salloc --exclusive -N2 -t 10", "srun --exclusive -N2 --ntasks-per-node=1 -t 10 --pty"])
+@pytest.mark.parametrize(
+    "allocate",
+    ["salloc --exclusive -N2 -t 10 --gpus-per-node=2", "srun --exclusive -N2 --ntasks-per-node=1 -t 10 --gpus-per-node=2 --pty"],
+)
 def test_it_runs_inside_an_interactive_allocation(slurm: Cluster, data: Path, tmp_path: Path, allocate: str) -> None:
     job = Job(slurm, tmp_path, data)
     # script gives srun --pty the terminal that a user has
@@ -303,6 +331,29 @@ def test_it_runs_inside_an_interactive_allocation(slurm: Cluster, data: Path, tm
     done = slurm.run("script", "-qec", f"bash -c {shlex.quote(command)}", "/dev/null", folder=tmp_path)
     assert "all 1 trial(s) done" in done.stdout, done.stdout
     assert_only_the_target_is_missed(job.run_folder() / "result_1.txt")
+
+
+def test_an_allocation_without_gpus_is_no_slow_run_on_cpus_but_the_command_to_use(slurm: Cluster, data: Path, tmp_path: Path) -> None:
+    job = Job(slurm, tmp_path, data)
+    done = slurm.run("bash", "-c", f"{job.before} && salloc --exclusive -N2 -t 10 {shlex.quote(str(RUN_SUB))}", folder=tmp_path)
+    assert done.returncode == 2
+    told = re.search(r"the job has 0 GPU\(s\) of a node, the config needs DGXNGPU=2; use: (salloc .*)$", done.stderr, re.MULTILINE)
+    assert told, done.stderr
+    # whole nodes come with --exclusive, which this allocation had
+    done = slurm.run("bash", "-c", f"{job.before} && {told[1].replace('salloc', 'salloc --exclusive')}", folder=tmp_path)
+    assert "all 1 trial(s) done" in done.stdout, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(
+    ("made", "told"),
+    [("mkdir in", "has neither train/ nor validation/"), ("mkdir -p in/train", "has no stats.h5, which training needs")],
+)
+def test_init_datasets_refuses_a_folder_that_is_no_data_set(slurm: Cluster, tmp_path: Path, made: str, told: str) -> None:
+    command = f"{made} && DATA_IN=in DATA_OUT=out sbatch --parsable --output=init.out {shlex.quote(str(ROOT / 'init_datasets.sub'))}"
+    done = slurm.run("bash", "-c", command, folder=tmp_path)
+    assert slurm.ended(done.stdout.strip()) == "FAILED"
+    assert told in (tmp_path / "init.out").read_text()
+    assert not (tmp_path / "out").exists()
 
 
 def test_init_datasets_converts_once_and_finishes_what_was_interrupted(slurm: Cluster, data: Path, tmp_path: Path) -> None:

@@ -137,6 +137,35 @@ def test_a_pbs_job_watches_its_clock_submits_a_successor_and_ends_with_the_same_
     assert_same_numbers(whole, site.run)
 
 
+HALTS = """\
+import os, signal, sys, time
+open(os.environ["SEEN"], "a").write(f"{os.environ['EXPERIMENT_ID']} {os.environ['SEED']}\\n")
+signal.signal(signal.SIGUSR1, lambda *_: sys.exit(75))
+if os.environ["EXPERIMENT_ID"] == "2" and os.environ["STORMBENCH_CONTINUED"] == "0":
+    time.sleep(120)
+"""
+
+
+def test_a_job_of_a_pbs_array_goes_on_with_the_seeds_of_its_trials(data: Path, tmp_path: Path) -> None:
+    site = Site(tmp_path / "cut", "pbs", data, minutes=1, warning=52, trials=2)
+    script = site.folder / "job.sh"
+    script.write_text(script.read_text().replace("CHECK_COMPLIANCE='1'", "CHECK_COMPLIANCE='0'").replace("export SEED=", "unset SEED #"))
+    halts = program(tmp_path, HALTS + "sys.exit(0)\n")
+    site.environ |= {"PATH": f"{halts}{os.pathsep}{site.environ['PATH']}", "STORMBENCH_SEEDS": "11 22"}
+    seen = {}
+    for index in (1, 2):
+        site.environ |= {"SEEN": str(tmp_path / f"seen{index}")}
+        done = subprocess.run(
+            ["qsub", "-V", "-J", f"{index}-{index + 1}:2", "job.sh"],
+            cwd=site.folder, env=site.environ, capture_output=True, text=True, timeout=240, check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, (done.stdout + done.stderr)[-4000:]
+        ranks = (tmp_path / f"seen{index}").read_text().splitlines()
+        seen[index] = [tuple(map(int, line.split())) for line in dict.fromkeys(ranks)]
+    # each trial has one seed, before its job was cut and after
+    assert seen == {1: [(1, 11), (2, 11 + 100003)], 2: [(1, 22), (2, 22 + 100003)]}
+
+
 def test_an_lsf_job_whose_every_process_is_warned_requeues_itself_to_the_same_numbers(data: Path, whole: Path, tmp_path: Path) -> None:
     site = Site(tmp_path / "cut", "lsf", data)
     # LSF ends all processes of the job it requeues, the one that asked for it too, which then tells no success

@@ -169,6 +169,7 @@ whole DGXNGPU 1
 whole NEXP 1
 whole TRAINING_INSTANCE_SIZE 0
 whole STORMBENCH_MAX_REQUEUES 0
+[[ ${ADDITIONAL_ARGS:-} != *[\"\']* ]] || fail 2 "ADDITIONAL_ARGS=$ADDITIONAL_ARGS: is split at blanks and knows no quotes; write lists with colons, such as --lr_milestones 5:10"
 nodes=$DGXNNODES ranks_per_node=$DGXNGPU ranks=$((DGXNNODES * DGXNGPU)) instances=1
 if [ "$TRAINING_INSTANCE_SIZE" -gt 0 ]; then
     [ $((TRAINING_INSTANCE_SIZE % ranks_per_node)) -eq 0 ] && [ $((ranks % TRAINING_INSTANCE_SIZE)) -eq 0 ] ||
@@ -228,6 +229,11 @@ if [ -z "$base" ]; then
     base=${SEED:-$(($(date +%s) % 1000000000 + 1 + ${index:-0} * 1000))}
     [[ $base =~ ^[1-9][0-9]*$ ]] || fail 2 "SEED=$base: must be a whole number of at least 1"
     note "seed $base"
+    [ "$step" -eq 1 ] || note "step $step"
+else
+    # PBS resubmits a job of an array as one without an index
+    kept=$(last_of step)
+    step=${kept:-$step}
 fi
 # trial, instance from 0: another seed for each
 seed_of() { echo $(((base - 1 + step * (($1 - 1) * instances + $2)) % 4294967295 + 1)); }
@@ -256,7 +262,7 @@ warn() {
     [ "$margin" -gt 0 ] || return 0
     # Slurm warns up to a minute early, and at once where the limit is shorter than what the directive says
     early=$((${limit_s:-0} - SECONDS - margin))
-    if [ "$early" -gt 60 ]; then
+    if [ "$early" -gt 2 ]; then
         warn_later "$early"
         return
     fi
@@ -267,7 +273,8 @@ warn() {
 # shellcheck disable=SC2329
 cancel() {
     cancelled=$1
-    ask_to_stop
+    # the word tells the ranks to clean their node's scratch folder, to which some schedulers let a cancelled job send nobody
+    echo cancelled >"$stop_file"
 }
 tidy() {
     [ -n "$prepared" ] || return 0

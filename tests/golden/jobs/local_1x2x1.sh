@@ -131,7 +131,7 @@ inside=()
 data_inside='' results_inside=$LOGDIR scratch_inside=$job_scratch
 entry=${STORMBENCH_ENTRY:-$kit/run_and_time.sh}
 container_prepare() {
-    [ -x "$entry" ] || fail 2 "$entry is not there; set STORMBENCH_ENTRY to the kit's run_and_time.sh on the nodes, or submit from the kit's folder"
+    [ -x "$entry" ] || fail 2 "$entry is not there; set STORMBENCH_HOME to the kit's folder on the nodes, or submit from that folder"
     if [ -n "${STORMBENCH_VENV:-}" ]; then
         # shellcheck disable=SC1091  # the site's own environment
         . "$STORMBENCH_VENV/bin/activate" || fail 2 "STORMBENCH_VENV=$STORMBENCH_VENV: can't be activated; give a virtual environment"
@@ -146,6 +146,7 @@ whole DGXNGPU 1
 whole NEXP 1
 whole TRAINING_INSTANCE_SIZE 0
 whole STORMBENCH_MAX_REQUEUES 0
+[[ ${ADDITIONAL_ARGS:-} != *[\"\']* ]] || fail 2 "ADDITIONAL_ARGS=$ADDITIONAL_ARGS: is split at blanks and knows no quotes; write lists with colons, such as --lr_milestones 5:10"
 nodes=$DGXNNODES ranks_per_node=$DGXNGPU ranks=$((DGXNNODES * DGXNGPU)) instances=1
 if [ "$TRAINING_INSTANCE_SIZE" -gt 0 ]; then
     [ $((TRAINING_INSTANCE_SIZE % ranks_per_node)) -eq 0 ] && [ $((ranks % TRAINING_INSTANCE_SIZE)) -eq 0 ] ||
@@ -205,6 +206,11 @@ if [ -z "$base" ]; then
     base=${SEED:-$(($(date +%s) % 1000000000 + 1 + ${index:-0} * 1000))}
     [[ $base =~ ^[1-9][0-9]*$ ]] || fail 2 "SEED=$base: must be a whole number of at least 1"
     note "seed $base"
+    [ "$step" -eq 1 ] || note "step $step"
+else
+    # PBS resubmits a job of an array as one without an index
+    kept=$(last_of step)
+    step=${kept:-$step}
 fi
 # trial, instance from 0: another seed for each
 seed_of() { echo $(((base - 1 + step * (($1 - 1) * instances + $2)) % 4294967295 + 1)); }
@@ -233,7 +239,7 @@ warn() {
     [ "$margin" -gt 0 ] || return 0
     # Slurm warns up to a minute early, and at once where the limit is shorter than what the directive says
     early=$((${limit_s:-0} - SECONDS - margin))
-    if [ "$early" -gt 60 ]; then
+    if [ "$early" -gt 2 ]; then
         warn_later "$early"
         return
     fi
@@ -244,7 +250,8 @@ warn() {
 # shellcheck disable=SC2329
 cancel() {
     cancelled=$1
-    ask_to_stop
+    # the word tells the ranks to clean their node's scratch folder, to which some schedulers let a cancelled job send nobody
+    echo cancelled >"$stop_file"
 }
 tidy() {
     [ -n "$prepared" ] || return 0
