@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 
 from stormbench.job.config import WARNING_S
+from stormbench.job.directives_pbs_script import quoted
 from stormbench.job.layout import Layout
 from stormbench.job.load import Job
 from stormbench.job.values import clock
@@ -49,8 +50,13 @@ def description(layout: Layout) -> str:
 
 def lsf_time(layout: Layout) -> str:
     """Return the wall time as LSF wants it, H:MM, rounded up to whole minutes."""
-    minutes = -(-(layout.wall_s or 0) // 60)
+    minutes = lsf_minutes(layout)
     return f"{minutes // 60}:{minutes % 60:02d}"
+
+
+def lsf_minutes(layout: Layout) -> int:
+    """Return the wall time in whole minutes, rounded up."""
+    return -(-(layout.wall_s or 0) // 60)
 
 
 def pbs_select(job: Job) -> str:
@@ -98,8 +104,10 @@ def _lsf(job: Job, layout: Layout, output: str | None) -> list[str]:
     lines = [f"-J {name}", f"-nnodes {layout.nodes}", f"-W {lsf_time(layout)}", f"-o {_word(output) if output else name + '.%J.out'}"]
     if config.queue:
         lines.append(f"-q {shlex.quote(config.queue)}")
-    if config.stop_before_limit():
-        lines += ["-wa USR1", f"-wt {max(1, -(-config.stop_before_limit() // 60))}"]
+    before = -(-config.stop_before_limit() // 60)
+    # LSF counts in minutes, and refuses a warning that isn't below the limit
+    if 0 < before < lsf_minutes(layout):
+        lines += ["-wa USR1", f"-wt {before}"]
     return [*lines, f'-Jd "{description(layout)}"']
 
 
@@ -110,7 +118,7 @@ def _pbs(job: Job, layout: Layout, output: str | None) -> list[str]:
         lines.append(f"-l walltime={clock(layout.wall_s)}")
     if config.queue:
         lines.append(f"-q {shlex.quote(config.queue)}")
-    return [*lines, "-j oe", *([f"-o {_word(output)}"] if output else [])]
+    return [*lines, "-j oe", *([f"-o {quoted(output)}"] if output else [])]
 
 
 def _word(path: str) -> str:
