@@ -60,8 +60,6 @@ REFUSED = [
     ("lsf", ["-foo"], 2, "unrecognized option '-foo'"),
     ("lsf", ["--nnodes 4"], 2, "unrecognized option '--nnodes'"),
     ("lsf", ["-n 4", "-nnodes 2"], 2, "-n 4 can't stand with -nnodes 2 (job.sh:3)"),
-    ("lsf", ["-W 1:75"], 2, "Bad time specification"),
-    ("lsf", ["-W 1:5"], 2, "Bad time specification"),
     ("lsf", ["-W 1:30:00"], 2, "Bad time specification"),
     ("lsf", ["-W 0"], 2, "Bad time specification"),
     ("lsf", ["-W"], 2, "requires an argument"),
@@ -80,7 +78,6 @@ REFUSED = [
     ("pbs", ["-l select=1:ncpus=4", "-l select=2:ncpus=4"], 3, "a second select"),
     ("pbs", ["-l select=1:ncpus=4,select=2:ncpus=4"], 2, "a second select"),
     ("pbs", ["-l select=1:ncpus=4", "-l select=1:ncpus=4"], 3, "a second select"),
-    ("pbs", ["-l walltime=1:99:00"], 2, "Illegal attribute or resource value"),
     ("pbs", ["-l walltime=1-00:00:00"], 2, "Illegal attribute or resource value"),
     ("pbs", ["-l walltime=00:00:00"], 2, "Illegal attribute or resource value"),
     ("pbs", ["-l walltime=01:00:00", "-l walltime=02:00:00"], 3, "contradicts walltime"),
@@ -124,7 +121,7 @@ def test_a_directive_after_the_first_command_is_an_error_as_it_would_be_ignored(
 @pytest.mark.parametrize("scheduler", SCHEDULERS)
 def test_comments_and_blank_lines_may_stand_between_directives(scheduler: str) -> None:
     prefix, queue = SCHEDULERS[scheduler], "-p" if scheduler == "slurm" else "-q"
-    text = f"#!/bin/bash\n\n# why\n#{prefix} -bogus\n{prefix}X\n   \n{prefix} {queue} gpu\necho\n"
+    text = f"#!/bin/bash\n\n# why\n#{prefix} -bogus\n# {prefix}\n   \n{prefix} {queue} gpu\necho\n"
     assert parse(text, scheduler).queue == "gpu"
 
 
@@ -156,13 +153,16 @@ def test_slurm_reads_two_fields_as_minutes_and_seconds_and_with_days_as_hours_an
     assert read("slurm", f"--time={text}").wall_s == seconds
 
 
-@pytest.mark.parametrize(("text", "seconds"), [("90", 5400), ("1:30", 5400), ("48:00", 172800), ("2:00/host1", 7200)])
-def test_lsf_reads_two_fields_as_hours_and_minutes(text: str, seconds: int) -> None:
+@pytest.mark.parametrize(("text", "seconds"), [("90", 5400), ("1:30", 5400), ("48:00", 172800), ("2:00/host1", 7200), ("3:75", 15300)])
+def test_lsf_reads_two_fields_as_hours_and_minutes_which_may_be_above_59(text: str, seconds: int) -> None:
     assert read("lsf", f"-W {text}").wall_s == seconds
 
 
-@pytest.mark.parametrize(("text", "seconds"), [("90", 90), ("01:30", 90), ("01:30:00", 5400), ("100:00:00", 360000)])
-def test_pbs_reads_a_number_as_seconds(text: str, seconds: int) -> None:
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [("90", 90), ("01:30", 90), ("01:30:00", 5400), ("100:00:00", 360000), ("0:90:00", 5400), ("1:2:3", 3723), ("10.5", 11)],
+)
+def test_pbs_reads_a_number_as_seconds_and_bounds_no_part(text: str, seconds: int) -> None:
     assert read("pbs", f"-l walltime={text}").wall_s == seconds
 
 

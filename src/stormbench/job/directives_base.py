@@ -41,7 +41,7 @@ class Given:
         return UserError(f"{self.where}: {why}")
 
 
-def directive_words(text: str, prefix: str, origin: str, *, comments: bool) -> list[tuple[str, list[str]]]:
+def directive_words(text: str, prefix: str, origin: str) -> list[tuple[str, list[str]]]:
     """Return (place, words) of each directive line before the first command.
 
     Raises:
@@ -61,7 +61,7 @@ def directive_words(text: str, prefix: str, origin: str, *, comments: bool) -> l
                     f"{where}: {line.strip()} comes after the first command (line {command}), so it would be ignored; move it up"
                 )
             try:
-                words = shlex.split(line[len(prefix) :], comments=comments)
+                words = shlex.split(line[len(prefix) :], comments=True)
             except ValueError as error:
                 raise UserError(f"{where}: {line.strip()}: {str(error).lower()}; close it") from error
             if not words:
@@ -72,14 +72,14 @@ def directive_words(text: str, prefix: str, origin: str, *, comments: bool) -> l
     return found
 
 
-def read(text: str, prefix: str, table: Table, origin: str, *, comments: bool = True) -> list[Given]:
-    """Return the options of all directives in `text`.
+def read(directives: Iterable[tuple[str, list[str]]], prefix: str, table: Table) -> list[Given]:
+    """Return the options of all directives, given as (place, words).
 
     Raises:
         UserError: an unknown option, a missing value, or a word that belongs to none.
     """
     found: list[Given] = []
-    for where, words in directive_words(text, prefix, origin, comments=comments):
+    for where, words in directives:
         try:
             options, rest = table.parse(words)
         except UserError as error:

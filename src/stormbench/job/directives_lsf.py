@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
-from stormbench.job.directives_base import Given, Request, agreed, grouped, number, read, refuse_repeats
+from stormbench.job.directives_base import Given, Request, agreed, directive_words, grouped, number, read, refuse_repeats
+from stormbench.job.directives_lsf_values import check, gpus
 from stormbench.job.standins.options import table
 
 BSUB = table(
@@ -16,13 +17,13 @@ BSUB = table(
     F= f= freq= G= g= gpu= hl hostfile= i= is= J= Jd= jobaff= jsm= k= L= Lp= M= m= mig= n= network= nnodes= notify= O= o= oo= outdir= P=
     p= pack= Q= q=
     R= rcacct= rnc= S= s= smt= sla= sp= ss stage= step_cgroup= T= t= ti ts= U= u= v= W= We= w= wa= wt= XF XFs Zs
+    IS ISp ISs IX jsdl= jsdl_strict= json= ln_mem= ln_slots= tty yaml=
     """,
     "single",
 )
 REPEATABLE = ("R", "a", "f", "data")
-_MINUTES = re.compile(r"(?:(\d{1,6}):(\d\d)|(\d{1,7}))", re.ASCII)
+_MINUTES = re.compile(r"(?:(\d{1,6}):)?(\d{1,7})", re.ASCII)
 _ARRAY = re.compile(r"\[([^\]]*)\](?:%(\d+))?$")
-_YES_NO = {"csm": ("y", "n"), "ul": ("",), "core_isolation": ("0", "1", "2", "3", "4", "5", "6", "y", "n"), "jsm": ("y", "n", "d")}
 
 
 def read_script(text: str, origin: str) -> list[Given]:
@@ -31,7 +32,7 @@ def read_script(text: str, origin: str) -> list[Given]:
     Raises:
         UserError: one that bsub doesn't know, or one twice with different values.
     """
-    given = read(text, "#BSUB", BSUB, origin)
+    given = read(directive_words(text, "#BSUB", origin), "#BSUB", BSUB)
     refuse_repeats(given, REPEATABLE, "-")
     return given
 
@@ -44,14 +45,10 @@ def interpret(given: Iterable[Given]) -> Request:
     """
     given = list(given)
     by_name = {each.name: each for each in given}
-    for each in given:
-        if each.name in _YES_NO and each.value not in _YES_NO[each.name]:
-            raise each.wrong(f"-{each.name} {each.value}: must be one of {', '.join(_YES_NO[each.name])}")
-        if each.name in ("P", "q", "J", "o", "e", "Jd", "alloc_flags", "cwd", "w") and not each.value.strip():
-            raise each.wrong(f"-{each.name}: empty; give it a value or remove it")
+    check(by_name, given)
     nodes, ranks = _places(by_name, [each for each in given if each.name == "R"])
     _check_warning(by_name)
-    asked = {"nodes": nodes or 1, "ranks_per_node": ranks, "cores_per_rank": None, "gpus_per_node": _gpus(by_name.get("gpu"))}
+    asked = {"nodes": nodes or 1, "ranks_per_node": ranks, "cores_per_rank": None, "gpus_per_node": gpus(by_name.get("gpu"))}
     layout = agreed(by_name.get("Jd"), asked)
     name, array = _name(by_name["J"]) if "J" in by_name else (None, ())
     return Request(
@@ -64,16 +61,16 @@ def interpret(given: Iterable[Given]) -> Request:
 
 
 def minutes(each: Given) -> int:
-    """Return the minutes of `[H:]MM`; bsub's -W also takes `/HOST` after it.
+    """Return the minutes of `[HOURS:]MINUTES`, which may be more than 59; bsub's -W also takes `/HOST` after it.
 
     Raises:
-        UserError: it can't be read, is zero, or has 60 minutes or more after hours.
+        UserError: it can't be read, or is zero.
     """
     text = each.value.partition("/")[0] if each.name == "W" else each.value
     match = _MINUTES.fullmatch(text)
-    total = (int(match[1]) * 60 + int(match[2]) if match[1] else int(match[3])) if match else 0
-    if match is None or total == 0 or (match[1] and int(match[2]) > 59):
-        raise each.wrong(f"-{each.name} {each.value}: Bad time specification; write MINUTES or HOURS:MM, with minutes below 60")
+    total = int(match[1] or 0) * 60 + int(match[2]) if match else 0
+    if not total:
+        raise each.wrong(f"-{each.name} {each.value}: Bad time specification; write MINUTES or HOURS:MINUTES")
     return total
 
 
@@ -86,9 +83,6 @@ def _places(by_name: dict[str, Given], resources: list[Given]) -> tuple[int | No
         )
     if "nnodes" in by_name:
         return number(by_name["nnodes"], by_name["nnodes"].value, "-nnodes "), None
-    for each in resources:
-        if each.value.count("[") != each.value.count("]"):
-            raise each.wrong(f"-R {each.value}: Bad resource requirement syntax; close its brackets")
     tiles = [(each, match[1]) for each in resources if (match := re.search(r"span\[.*?ptile=(\d+)", each.value))]
     one_host = any(re.search(r"span\[.*?hosts=1\b", each.value) for each in resources)
     if "n" not in by_name:
@@ -114,15 +108,6 @@ def _check_warning(by_name: dict[str, Given]) -> None:
         before = minutes(by_name["wt"])
         if "W" in by_name and before >= minutes(by_name["W"]):
             raise by_name["wt"].wrong(f"-wt {by_name['wt'].value} must be below the limit -W {by_name['W'].value}")
-
-
-def _gpus(each: Given | None) -> int | None:
-    if each is None:
-        return None
-    match = re.match(r"(?:.*:)?num=(\d+)(?:/(?:host|task))?(?=:|$)", each.value)
-    if each.value != "-" and match is None:
-        raise each.wrong(f"-gpu {each.value}: Bad GPU requirement; write num=NUMBER[:mode=...]")
-    return int(match[1]) if match else 1
 
 
 def _name(each: Given) -> tuple[str, tuple[int, ...]]:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
-from stormbench.core.errors import did_you_mean
 from stormbench.job.directives_base import Given, Request, grouped, number, read, refuse_repeats
+from stormbench.job.directives_pbs_script import PREFIX, directive_words
+from stormbench.job.directives_pbs_values import check, check_place, check_size, wall_time
 from stormbench.job.standins.options import table
 
 QSUB = table("A= a= C= c= e= f G? h I J= j= k= l= M= m= N= o= P= p= q= R= r= S= u= V v= W= X z version")
@@ -16,18 +17,12 @@ CHUNK = ("ncpus", "mpiprocs", "ompthreads", "ngpus", "naccelerators", "accelerat
 """Usual names inside select; sites add their own."""
 JOB_WIDE = ("walltime", "cput", "pcput", "pmem", "pvmem", "file", "nice", "software", "min_walltime", "max_walltime", "filesystems",
             "storage", "wd", "jobfs", "other", "place", "select", "soft_walltime", "preempt_targets", "max_run_subjobs")  # fmt: skip
-_PLACE = re.compile(r"(free|pack|scatter|vscatter)?(:?(excl|exclhost|shared))?(:?group=\w+)?")
-_ATTRIBUTES = ("block", "create_resv_from_job", "depend", "group_list", "pwd", "release_nodes_on_stageout", "run_count", "sandbox",
-               "stagein", "stageout", "tolerate_node_failures", "umask", "cred", "alt_id", "project", "comment")  # fmt: skip
-_DEPEND = re.compile(
-    r"(after|afterok|afternotok|afterany|before|beforeok|beforenotok|beforeany|on|runone)(:[\w.\[\]@-]+)+(,\w+(:[\w.\[\]@-]+)+)*"
-)
-_GRAMMAR = {
-    "j": r"oe|eo|n", "r": r"[yn]", "k": r"n|[oed]{1,3}", "m": r"n|[abej]{1,4}", "p": r"[+-]?\d{1,4}", "c": r"[ncsuw]|[cw]=\d+",
-    "R": r"[oe]{1,2}",
-    "J": r"\d{1,9}-\d{1,9}(:\d{1,9})?(%\d{1,9})?", "q": r"[^\s]+", "A": r".+", "M": r".+", "S": r".+", "o": r".+", "e": r".+",
-    "v": r"[^\s=,][^\n]*",
+_MISSPELLED = {
+    "ncpu": "ncpus", "ncups": "ncpus", "ncpsu": "ncpus", "ngpu": "ngpus", "ngups": "ngpus", "mpiproc": "mpiprocs", "mpiprcs": "mpiprocs",
+    "mpi_procs": "mpiprocs", "ompthread": "ompthreads", "waltime": "walltime", "walltme": "walltime", "walltimes": "walltime",
+    "wall_time": "walltime", "wallime": "walltime", "selects": "select", "places": "place",
 }  # fmt: skip
+"""What the usual names are mistyped as; every other unknown name may be the site's own."""
 
 
 def read_script(text: str, origin: str) -> list[Given]:
@@ -37,7 +32,7 @@ def read_script(text: str, origin: str) -> list[Given]:
         UserError: one that qsub doesn't know, or one twice with different values.
     """
     # a comment behind a directive is not PBS's: its words would become qsub's
-    given = split(read(text, "#PBS", QSUB, origin, comments=False))
+    given = split(read(directive_words(text, origin), PREFIX, QSUB))
     refuse_repeats([each for each in given if each.name not in ("l", "W")], REPEATABLE, "-")
     named = [Given(name=_part(each), value=each.value, where=each.where) for each in given if each.name in ("l", "W")]
     for each in named:
@@ -75,10 +70,12 @@ def interpret(given: Iterable[Given]) -> Request:
     """
     given = list(given)
     by_key = {key(each): each for each in given}
+    select, old = by_key.get("l select"), by_key.get("l nodes")
     for each in given:
-        _check(each, "l select" in by_key)
-    select = by_key.get("l select")
-    chunks = _chunks(select) if select else []
+        check(each)
+        if each.name == "l":
+            _check_resource(each, select is not None or "l place" in by_key)
+    chunks = _chunks(select) if select else _nodes(old) if old else []
     nodes = sum(count for count, _ in chunks) or 1
     ranks, cores, gpus = (_common(chunks, name) for name in ("mpiprocs", "ncpus", "ngpus"))
     walltime, array = by_key.get("l walltime"), by_key.get("J")
@@ -92,42 +89,8 @@ def interpret(given: Iterable[Given]) -> Request:
     )  # fmt: skip
 
 
-def wall_time(each: Given) -> int:
-    """Return seconds for `SECONDS`, `MM:SS` or `HH:MM:SS`.
-
-    Raises:
-        UserError: it can't be read, is zero, or has minutes or seconds of 60 or more behind a larger unit.
-    """
-    text = each.value.partition("=")[2]
-    parts = [int(part) for part in text.split(":")] if re.fullmatch(r"\d{1,9}(:\d\d){0,2}", text, re.ASCII) else []
-    seconds = sum(part * 60**power for power, part in enumerate(reversed(parts)))
-    if not seconds or any(part > 59 for part in parts[1:]):
-        raise each.wrong(f"-l {each.value}: Illegal attribute or resource value; write HH:MM:SS, MM:SS or seconds, with parts below 60")
-    return seconds
-
-
 def _part(each: Given) -> str:
     return each.value.partition("=")[0]
-
-
-def _check(each: Given, selects: bool) -> None:
-    """Check one option's value by its grammar."""
-    pattern = _GRAMMAR.get(each.name)
-    if pattern and not re.fullmatch(pattern, each.value, re.ASCII):
-        raise each.wrong(f"-{each.name} {each.value}: illegal -{each.name} value")
-    # the first character may be no symbol, so that a name is never taken for an option
-    if each.name == "N" and not re.fullmatch(r"[A-Za-z0-9][!-~]{0,229}", each.value, re.ASCII):
-        raise each.wrong(
-            f"-N {each.value}: illegal -N value; a name has at most 230 characters without blanks and begins with a letter or digit"
-        )
-    if each.name == "l":
-        _check_resource(each, selects)
-    if each.name == "W":
-        name, sign, value = each.value.partition("=")
-        if not sign or name not in _ATTRIBUTES:
-            raise each.wrong(f"-W {each.value}: illegal -W value{did_you_mean(name, _ATTRIBUTES)}")
-        if name == "depend" and not _DEPEND.fullmatch(value):
-            raise each.wrong(f"-W {each.value}: illegal -W value; write depend=afterok:JOB")
 
 
 def _check_resource(each: Given, selects: bool) -> None:
@@ -136,20 +99,20 @@ def _check_resource(each: Given, selects: bool) -> None:
         return
     if not sign or not value or not re.fullmatch(r"[A-Za-z_]\w*", name, re.ASCII):
         raise each.wrong(f"-l {each.value}: Illegal attribute or resource value; write -l NAME=VALUE")
-    _check_name(each, name, (*CHUNK, *JOB_WIDE))
-    if selects and name in CHUNK and name != "software":
+    _check_name(each, name)
+    if selects and name in (*CHUNK, "nodes") and name != "software":
         raise each.wrong(f'-l {each.value}: "-lresource=" cannot be used with "select" or "place"; put :{each.value} into the select')
-    if name == "place" and not _PLACE.fullmatch(value):
-        raise each.wrong(f"-l {each.value}: Illegal place; use free, pack, scatter or vscatter, with :excl, :exclhost or :shared")
-    if name == "walltime":
+    check_size(each, name, value)
+    if name == "place":
+        check_place(each, value)
+    if name.endswith("walltime"):
         wall_time(each)
 
 
-def _check_name(each: Given, name: str, known: tuple[str, ...]) -> None:
-    """Raise for a name that looks like a misspelled one; others may be the site's own."""
-    near = did_you_mean(name, [other for other in known if abs(len(other) - len(name)) <= 1 and other[0] == name[0]])
-    if name not in known and near and len(name) > 3:
-        raise each.wrong(f"-l {each.value}: Unknown resource {name}{near}")
+def _check_name(each: Given, name: str) -> None:
+    """Raise for a name that is a well-known one mistyped."""
+    if name in _MISSPELLED:
+        raise each.wrong(f"-l {each.value}: Unknown resource {name}; did you mean {_MISSPELLED[name]}?")
 
 
 def _chunks(each: Given) -> list[tuple[int, dict[str, str]]]:
@@ -164,13 +127,26 @@ def _chunks(each: Given) -> list[tuple[int, dict[str, str]]]:
             name, sign, value = item.partition("=")
             if not sign or not value or not re.fullmatch(r"[A-Za-z_]\w*", name, re.ASCII) or name in resources:
                 raise each.wrong(f"-l {each.value}: Illegal attribute or resource value {item!r}; write each resource once, as NAME=VALUE")
-            _check_name(each, name, CHUNK)
+            _check_name(each, name)
+            check_size(each, name, value)
             if name in JOB_WIDE:
                 raise each.wrong(f"-l {each.value}: {name} belongs to the whole job; write it as -l {item}")
             if name in ("ncpus", "mpiprocs", "ngpus", "ompthreads", "naccelerators"):
                 number(each, value, name, 0 if name != "mpiprocs" else 1)
             resources[name] = value
         found.append((number(each, first, "select"), resources))
+    return found
+
+
+def _nodes(each: Given) -> list[tuple[int, dict[str, str]]]:
+    """Return number and resources of each part of the older `nodes=2:ppn=4+1:ppn=2`; parts may name hosts and properties."""
+    found = []
+    for part in each.value.partition("=")[2].split("+"):
+        first, *rest = part.split(":")
+        named = dict(item.partition("=")[::2] for item in rest)
+        ranks = named.get("ppn")
+        resources = {"mpiprocs": str(number(each, ranks, "ppn")), "ncpus": ranks} if ranks else {}
+        found.append((number(each, first, "nodes") if first.isdigit() else 1, resources))
     return found
 
 

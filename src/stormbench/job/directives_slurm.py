@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Mapping
 
-from stormbench.job.directives_base import Given, Request, agreed, grouped, number, read, refuse_repeats
+from stormbench.job.directives_base import Given, Request, agreed, directive_words, grouped, number, read, refuse_repeats
 from stormbench.job.standins.options import table
 
 COMMON = """
@@ -44,14 +44,15 @@ _CHOICES = {
     "wait-all-nodes": ("0", "1"),
 }
 _WHEN = r"(now|today|tomorrow|midnight|noon|fika|elevenses|teatime|\d)[\w:+./-]*"
+_GRES = r"(gres[:/])?[A-Za-z_]\w*(:[\w.-]*[A-Za-z][\w.-]*)?([:=]\d+[KMGTPkmgtp]?)?"
 _GRAMMAR = {
     "mem": r"\d+[KMGTkmgt]?[Bb]?", "mem-per-cpu": r"\d+[KMGTkmgt]?[Bb]?", "mem-per-gpu": r"\d+[KMGTkmgt]?[Bb]?",
     "tmp": r"\d+[KMGTkmgt]?[Bb]?",
     "signal": r"([RB]{1,2}:)?(?!\d{4})([A-Za-z][A-Za-z0-9+]*|\d+)(@\d{1,5})?",
     "dependency": r"singleton|\w+(:\d+(_\d+)?([+]\d+)?)+([,?].+)?",
-    "nodes": r"\d+(-\d+)?", "gres": r"none|[\w:]+(:[\w.-]+)*(=\d+)?(,[\w:.=-]+)*", "job-name": r".+", "partition": r"[^\s]+",
+    "nodes": r"\d+(-\d+)?", "gres": rf"none|{_GRES}(,{_GRES})*", "job-name": r".+", "partition": r"[^\s]+",
     "qos": r"[^\s]+",
-    "account": r"[^\s]+", "begin": _WHEN, "deadline": _WHEN,
+    "account": r"[^\s]+", "nodelist": r"[^\s]+", "begin": _WHEN, "deadline": _WHEN,
     "mail-type": r"(?i:(NONE|BEGIN|END|FAIL|REQUEUE|ALL|INVALID_DEPEND|STAGE_OUT|TIME_LIMIT(_\d\d)?|ARRAY_TASKS)(,|$))+",
     "distribution": r"(block|cyclic|arbitrary|plane=\d+|\*)(:(block|cyclic|fcyclic|\*)){0,2}(,(no)?pack)?",
 }  # fmt: skip
@@ -66,7 +67,7 @@ def read_script(text: str, origin: str) -> list[Given]:
     Raises:
         UserError: one that sbatch doesn't know, or one twice with different values.
     """
-    given = read(text, "#SBATCH", SBATCH, origin)
+    given = read(directive_words(text, "#SBATCH", origin), "#SBATCH", SBATCH)
     refuse_repeats(given, REPEATABLE, "--")
     return given
 
@@ -110,6 +111,9 @@ def check(each: Given) -> None:
         raise each.wrong(f"Invalid --{each.name} specification: {each.value!r}")
     if each.name in _COUNTS:
         number(each, each.value, f"--{each.name}")
+    if each.name in ("gpus", "gpus-per-node", "gpus-per-task", "gpus-per-socket"):
+        for part in each.value.split(","):
+            gpu_count(each, part)
     if each.name in ("time", "time-min"):
         wall_time(each)
     if each.name == "signal":
@@ -157,10 +161,14 @@ def gpu_count(each: Given, text: str) -> int:
     Raises:
         UserError: it can't be read.
     """
-    match = re.fullmatch(r"(?:[A-Za-z][\w.-]*)(?::(\d{1,6}))?|(\d{1,6})", text, re.ASCII)
+    match = re.fullmatch(r"[\w.-]*[A-Za-z][\w.-]*(?::(\d{1,6}))?|(\d{1,6})", text, re.ASCII)
     if match is None:
         raise each.wrong(f"Invalid --{each.name} specification: {each.value!r}; write NUMBER or TYPE:NUMBER")
     return int(match[1] or match[2] or 1)
+
+
+def _gpu_sum(each: Given, text: str) -> int:
+    return sum(gpu_count(each, part) for part in text.split(","))
 
 
 def _check_signal(each: Given) -> None:
@@ -205,7 +213,7 @@ def _tasks(by_name: Mapping[str, Given]) -> tuple[int | None, int | None]:
 
 def _gpus(by_name: Mapping[str, Given], nodes: int | None) -> tuple[int | None, int | None]:
     """Return nodes, which the total of GPUs may tell, and the GPUs of a node."""
-    per_node, total = _counted(by_name, "gpus-per-node", gpu_count), _counted(by_name, "gpus", gpu_count)
+    per_node, total = (_counted(by_name, name, _gpu_sum) for name in ("gpus-per-node", "gpus"))
     if "gres" in by_name:
         parts = [
             part.partition("gpu")[2].lstrip(":=") or "1"
