@@ -3,18 +3,29 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 from typing import Any
 
 from stormbench.core.arguments import default_text
-from stormbench.core.options import json_schema, options_of
+from stormbench.core.options import options_of
+from stormbench.core.schema import json_schema, of_option
 from stormbench.core.tables import markdown_table, text_table
 from stormbench.core.workloads import WORKLOADS
 from stormbench.job.config import JobConfig
 from stormbench.job.known import PREFIXES, WITHOUT_EFFECT
+from stormbench.job.values import NAME
 
 HEADERS = ("variable", "of", "flag", "default", "unit", "bounds", "meaning")
 TITLE = "Variables of stormbench's shell configs"
+GRAMMARS = {
+    "RUN_TAG": NAME,
+    "LR_MILESTONES": "[1-9][0-9]*",
+    "LR_SCHEDULE": r"(?=.*\btype\s*=\s*[\"']?(multistep|cosine_annealing)\b)PIECE(,PIECE)*".replace(
+        "PIECE", r"\s*(type|milestones|decay_rate|t_max|eta_min)\s*=\s*(\"[^\"]*\"|'[^']*'|[^,\"']*)\s*"
+    ),
+}
+"""What the workloads' values with a grammar of their own look like in the schema."""
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -65,12 +76,20 @@ def table_rows() -> list[list[str]]:
 def schema() -> dict[str, Any]:
     """Return one JSON schema for what a shell config may export; a name that several parts share keeps the first one's bounds."""
     merged: dict[str, Any] = {name: {"description": f"Without effect here: {why}."} for name, why in WITHOUT_EFFECT.items()}
-    for of, declared in reversed(_declarations()):
-        merged |= json_schema(declared, of)["properties"]
-    prefixes = {f"^({'|'.join(PREFIXES)})": {"type": "string", "description": "Variables of libraries and of sbatch."}}
+    for _, declared in reversed(_declarations()):
+        merged |= {spec.variable: of_option(dataclasses.replace(spec, pattern=GRAMMARS.get(spec.variable, spec.pattern)))
+                   for spec in options_of(declared)}  # fmt: skip
+    # a documented name has its own property, whatever it begins with
+    documented = "|".join(name for name in merged if name.startswith(PREFIXES))
+    libraries = f"^(?!({documented})$)({'|'.join(PREFIXES)})"
+    names = {"propertyNames": {"anyOf": [{"enum": sorted(merged)}, {"pattern": f"^({'|'.join(PREFIXES)})"}]}}
+    # what STORMBENCH_EXPORT lists is known to the config alone
+    lists = {"required": ["STORMBENCH_EXPORT"], "properties": {"STORMBENCH_EXPORT": {"anyOf": [
+        {"type": "string", "pattern": "[A-Za-z_]"}, {"type": "array", "minItems": 1}]}}}  # fmt: skip
     return {
-        **json_schema(JobConfig, TITLE), "properties": dict(sorted(merged.items())), "patternProperties": prefixes,
-        "additionalProperties": False,
+        **json_schema(JobConfig, TITLE), "properties": dict(sorted(merged.items())),
+        "patternProperties": {libraries: {"type": "string", "description": "Variables of libraries and of sbatch."}},
+        "if": lists, "else": names,
     }  # fmt: skip
 
 

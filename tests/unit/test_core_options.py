@@ -8,7 +8,8 @@ import pytest
 
 from stormbench.core.arguments import Parser, add_options, given_flags
 from stormbench.core.errors import UserError
-from stormbench.core.options import json_schema, option, options_of, resolve
+from stormbench.core.options import option, options_of, resolve
+from stormbench.core.schema import json_schema
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -23,6 +24,9 @@ class Sample:
     fine: float = option(0.1, variable="FINE", group="g", maximum=0.9999999, help="Fine.")
     any: float = option(0.1, variable="ANY", group="g", help="Any.")
     place: Path = option(Path("here"), variable="PLACE", group="g", help="A place.")
+
+
+FOREIGN = ", and U+{} in it is no blank to a shell; retype it"
 
 
 def parsed(*words: str, **environ: str) -> Sample:
@@ -95,6 +99,12 @@ def test_a_bare_switch_is_on() -> None:
         ({"BETAS": "0.9"}, "BETAS=0.9: needs 2 numbers, 1 given"),
         ({"BETAS": "0.9 x"}, "BETAS=0.9 x: x must be a number, at least 0"),
         ({"BETAS": "0.9 -1"}, "BETAS=0.9 -1: -1 must be at least 0"),
+        ({"COUNT": "5\u00a0"}, "COUNT=5\u00a0: must be a whole number, at least 1, at most 9" + FOREIGN.format("00A0")),
+        ({"COUNT": "\u3000"}, "COUNT=\u3000: must be a whole number, at least 1, at most 9" + FOREIGN.format("3000")),
+        ({"COUNT": "\x1c5"}, "COUNT=\x1c5: must be a whole number, at least 1, at most 9" + FOREIGN.format("001C")),
+        ({"RATE": "0.5\u2003"}, "RATE=0.5\u2003: must be a number, above 0" + FOREIGN.format("2003")),
+        ({"FAST": "1\u00a0"}, "FAST=1\u00a0: must be 1 or 0 (true or false)" + FOREIGN.format("00A0")),
+        ({"BETAS": "0.9\u00a00.99"}, "BETAS=0.9\u00a00.99: must be a number, at least 0" + FOREIGN.format("00A0")),
     ],
 )
 def test_a_wrong_value_is_one_sentence_with_its_origin_and_limit(environ: dict[str, str], sentence: str) -> None:
@@ -110,12 +120,13 @@ def test_an_unknown_flag_names_the_nearest_one() -> None:
 
 def test_the_schema_carries_types_bounds_and_defaults() -> None:
     schema = json_schema(Sample, "t")
-    assert schema["properties"]["COUNT"] == {
-        "type": "integer", "minimum": 1, "maximum": 9, "description": "How many.", "default": 3,
-    }  # fmt: skip
-    assert schema["properties"]["BETAS"]["minItems"] == 2
-    assert schema["properties"]["SHARE"]["exclusiveMaximum"] == 1
-    assert "maximum" not in schema["properties"]["SHARE"]
+    count, betas, share = (schema["properties"][name] for name in ("COUNT", "BETAS", "SHARE"))
+    assert count["anyOf"][0] == {"type": "integer", "minimum": 1, "maximum": 9}
+    assert count["anyOf"][1]["type"] == "string"
+    assert (count["description"], count["default"]) == ("How many.", 3)
+    assert betas["anyOf"][0]["minItems"] == 2
+    assert share["anyOf"][0]["exclusiveMaximum"] == 1
+    assert "maximum" not in share["anyOf"][0]
     json.dumps(schema)
 
 

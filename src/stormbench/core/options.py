@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 import types
 import typing
 from collections.abc import Callable, Mapping, Sequence
@@ -19,6 +20,18 @@ KEY = "stormbench.option"
 _TRUE = {"1", "true", "yes", "on"}
 _FALSE = {"0", "false", "no", "off"}
 C = TypeVar("C")
+BLANKS = " \t\n\r\v\f"
+"""Only these count as blanks around and between values: a no-break space, pasted from a web page, is no blank to a shell."""
+
+
+def words_of(text: str, also: str = "") -> list[str]:
+    """Return the words of a list, separated by blanks and the characters of `also`."""
+    return [word for word in re.split(f"[{BLANKS}{also}]+", text) if word]
+
+
+def blank(text: str) -> bool:
+    """Whether a variable's text counts as unset, as `export X=` in a shell config means."""
+    return not text.strip(BLANKS)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -42,6 +55,8 @@ class Option:
     convert: Callable[[str], Any] | None = None
     log_keys: tuple[str, ...] = ()
     metavar: str | None = None
+    pattern: str | None = None
+    """What a value with a grammar of its own looks like, a word of it where there are several: a regular expression."""
 
     @property
     def flag(self) -> str:
@@ -66,10 +81,12 @@ class Option:
             UserError: it doesn't fit; the sentence begins with `origin`, such as `--seed 0` or `SEED=0`.
         """
         try:
+            if self.kind is not str and (foreign := next((letter for letter in text if letter.isspace() and letter not in BLANKS), None)):
+                raise ValueError(f"{self._kind_in_words}, and U+{ord(foreign):04X} in it is no blank to a shell; retype it")
             if self.convert is not None:
                 return self.convert(text)
             if self.many:
-                words = text.strip().strip("[]()").replace(",", " ").replace(":", " ").split()
+                words = words_of(text.strip(BLANKS).strip("[]()"), ",:")
                 values = tuple(self._one_of_many(word) for word in words)
                 if self.count is not None and len(values) != self.count:
                     raise ValueError(f"needs {self.count} numbers, {len(values)} given")
@@ -84,11 +101,17 @@ class Option:
         except ValueError as error:
             raise ValueError(f"{word} {error}") from error
 
+    @property
+    def _kind_in_words(self) -> str:
+        """What the value must be, with its limits, as an error says it."""
+        words = {int: "a whole number", float: "a number", bool: "1 or 0 (true or false)"}.get(self.kind, "plain text")
+        return "must be " + ", ".join([words, *self._limits])
+
     def _one(self, text: str) -> Any:
-        text = text.strip()
+        text = text.strip(BLANKS)
         if self.kind is bool:
             if text.lower() not in _TRUE | _FALSE:
-                raise ValueError("must be 1 or 0 (true or false)")
+                raise ValueError(self._kind_in_words)
             return text.lower() in _TRUE
         if self.kind is str:
             if self.choices and text not in self.choices:
@@ -102,8 +125,7 @@ class Option:
             # int() and float() also take digit separators and foreign digits, which no shell config means
             value = self.kind(text if text.isascii() and "_" not in text else "")
         except ValueError:
-            article = "a whole number" if self.kind is int else "a number"
-            raise ValueError("must be " + ", ".join([article, *self._limits])) from None
+            raise ValueError(self._kind_in_words) from None
         self._check_bounds(value)
         return value
 
@@ -133,6 +155,7 @@ def option(
     convert: Callable[[str], Any] | None = None,
     log_keys: Sequence[str] = (),
     metavar: str | None = None,
+    pattern: str | None = None,
 ) -> Any:
     """Declare a dataclass field as an option; the field's name is the flag's, its annotation the value's type."""
     about = {
@@ -149,6 +172,7 @@ def option(
         "convert": convert,
         "log_keys": tuple(log_keys),
         "metavar": metavar,
+        "pattern": pattern,
     }
     return dataclasses.field(default=default, metadata={KEY: about})
 
@@ -179,7 +203,7 @@ def resolve(config: type[C], flags: Mapping[str, str | None], environ: Mapping[s
         text = flags.get(spec.name)
         if text is not None:
             origins[spec.name] = f"{spec.flag} {text}".rstrip()
-        elif environ.get(spec.variable, "").strip():
+        elif not blank(environ.get(spec.variable, "")):
             text = environ[spec.variable]
             origins[spec.name] = f"{spec.variable}={text}"
         if text is not None:
@@ -199,30 +223,6 @@ def plain(value: Any) -> Any:
     if isinstance(value, tuple):
         return [plain(item) for item in value]
     return value
-
-
-def json_schema(config: type, title: str) -> dict[str, Any]:
-    """Return a JSON schema of the config's options under their environment variables' names."""
-    names = {int: "integer", float: "number", bool: "boolean", str: "string", Path: "string"}
-    properties: dict[str, Any] = {}
-    for spec in options_of(config):
-        # what has a grammar of its own is text, whatever it becomes
-        item: dict[str, Any] = {"type": "string" if spec.convert and not spec.many else names.get(spec.kind, "string")}
-        if spec.minimum is not None:
-            item["minimum"] = spec.minimum
-        if spec.above is not None:
-            item["exclusiveMinimum"] = spec.above
-        if spec.maximum is not None:
-            item["maximum"] = spec.maximum
-        if spec.below is not None:
-            item["exclusiveMaximum"] = spec.below
-        if spec.choices:
-            item["enum"] = list(spec.choices)
-        if spec.many:
-            item = {"type": "array", "items": item, **({"minItems": spec.count, "maxItems": spec.count} if spec.count else {})}
-        default = {} if spec.default is None else {"default": plain(spec.default)}
-        properties[spec.variable] = {**item, "description": spec.help, **default}
-    return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": title, "type": "object", "properties": properties}
 
 
 def _figure(limit: float) -> str:

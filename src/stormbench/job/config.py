@@ -6,7 +6,8 @@ import dataclasses
 
 from stormbench.core.options import option
 from stormbench.core.workloads import WORKLOADS
-from stormbench.job.values import parse_limits, parse_names, parse_rank_cores, parse_walltime
+from stormbench.job import values
+from stormbench.job.values import parse_limits, parse_mounts, parse_name, parse_names, parse_rank_cores, parse_walltime
 
 SCHEDULERS = ("slurm", "lsf", "pbs", "local", "docker")
 RUNTIMES = ("pyxis", "apptainer", "shifter", "podman-hpc", "docker", "none")
@@ -36,14 +37,17 @@ class JobConfig:
         help="Ranks on each node: one for each accelerator, or on CPU nodes one for each NUMA domain.",
     )
     walltime: int | None = option(
-        None, variable="WALLTIME", group=JOB, convert=parse_walltime, metavar="TIME",
+        None, variable="WALLTIME", group=JOB, convert=parse_walltime, metavar="TIME", pattern=values.WALLTIME,
         help="Time limit of the job: minutes, HH:MM:SS or D-HH:MM:SS.",
     )
     trials: int = option(
         1, variable="NEXP", group=JOB, unit="trials", minimum=1, maximum=1000, help="Trials in one job, each with its own seed.",
     )
     container: str | None = option(None, variable="CONT", group=JOB, help="Container image: a registry's name, or a .sqsh or .sif file.")
-    datestamp: str | None = option(None, variable="DATESTAMP", group=JOB, help="Goes into the run folder's name; by default the job's id.")
+    datestamp: str | None = option(
+        None, variable="DATESTAMP", group=JOB, convert=parse_name, pattern=values.NAME,
+        help="Goes into the run folder's name; by default the job's id.",
+    )
     clear_caches: bool = option(
         False, variable="CLEAR_CACHES", group=JOB, help="Drops the file caches of every node before each trial, where the site allows it."
     )
@@ -109,7 +113,7 @@ class JobConfig:
         help="The kit's folder on the nodes, for jobs without a container; by default the one of the submission, or the script's own.",
     )
     mounts: tuple[str, ...] = option(
-        (), variable="STORMBENCH_MOUNTS", group=LAUNCH, convert=parse_names, metavar="SRC:DST",
+        (), variable="STORMBENCH_MOUNTS", group=LAUNCH, convert=parse_mounts, metavar="SRC:DST", pattern=values.MOUNT,
         help="Further mounts of the container, separated by blanks.",
     )
     export_names: tuple[str, ...] = option(
@@ -129,7 +133,7 @@ class JobConfig:
         help="auto binds each rank to its cores, memory and network card where the launcher has not; none leaves it alone.",
     )
     rank_cores: tuple[str, ...] = option(
-        (), variable="STORMBENCH_RANK_CORES", group=LAUNCH, convert=parse_rank_cores, metavar="CORES",
+        (), variable="STORMBENCH_RANK_CORES", group=LAUNCH, convert=parse_rank_cores, metavar="CORES", pattern=values.RANK_CORES,
         help="Cores of each local rank, such as 48-63 32-47 16-31 0-15; by default equal shares in order.",
     )
     nics: tuple[str, ...] = option(
@@ -171,7 +175,7 @@ class JobConfig:
         help="What PBS's select asks for beside cores and GPUs, such as system=polaris.",
     )
     limits: tuple[tuple[str, dict[str, int]], ...] = option(
-        (), variable="STORMBENCH_LIMITS", group=SYSTEM, convert=parse_limits, metavar="LIMITS",
+        (), variable="STORMBENCH_LIMITS", group=SYSTEM, convert=parse_limits, metavar="LIMITS", pattern=values.LIMITS,
         help="Limits of each QoS or queue, such as short:nodes=32,minutes=20 standard:nodes=1024,minutes=1440.",
     )
     architecture: str = option(
