@@ -29,9 +29,7 @@ def directive_words(text: str, origin: str) -> list[tuple[str, list[str]]]:
                 command = number
             continue
         if command:
-            raise UserError(
-                f"{where}: {line.strip()} comes after the first command (line {command}), so it would be ignored; move it up"
-            )
+            raise UserError(f"{where}: {line.strip()} comes after the first command (line {command}), so it would be ignored; move it up")
         while line.endswith("\\") and number < len(lines):
             line = line[:-1] + lines[number]
             number += 1

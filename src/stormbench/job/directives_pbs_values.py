@@ -43,7 +43,7 @@ def check(each: Given) -> None:
         UserError: it doesn't fit.
     """
     pattern, value = _GRAMMAR.get(each.name), each.value
-    fits = pattern is None or re.fullmatch(pattern, value, re.ASCII)
+    fits: bool = pattern is None or bool(re.fullmatch(pattern, value, re.ASCII))
     if each.name == "p":
         fits = bool(re.fullmatch(r"[+-]?\d{1,5}", value, re.ASCII)) and -1024 <= int(value) <= 1023
     if not fits:

@@ -29,6 +29,15 @@ MAX_RESTARTS = 100
 _PR_SET_CHILD_SUBREAPER = 36
 
 
+def script_text(path: str) -> str:
+    """Return a job script's text; bytes that are no UTF-8 come through as they are.
+
+    Raises:
+        OSError: it can't be read.
+    """
+    return Path(path).read_bytes().decode("utf-8", "surrogateescape")
+
+
 def take(state: State, text: str, job: Job) -> str:
     """Keep a copy of the script, as schedulers do, and return the job's id.
 
@@ -41,7 +50,7 @@ def take(state: State, text: str, job: Job) -> str:
             raise Rejected(f"Job dependency problem: {kind}:{other}, but there is no job {other}")
     number = state.new_job({**job, "state": "PENDING", "code": None})
     with atomic_path(state.kept("scripts", number)) as path:
-        path.write_text(text, encoding="utf-8")
+        path.write_bytes(text.encode("utf-8", "surrogateescape"))
         path.chmod(0o755)
     return number
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import shlex
 import socket
 import sys
 import time
@@ -29,10 +28,12 @@ def bsub(state: State, arguments: list[str]) -> int:
     """Submit `bsub < script`, or `bsub script`, whose directives count only where LSB_BSUB_PARSE_SCRIPT=Y."""
     options, words = directives_lsf.BSUB.parse(arguments)
     if words:
-        name = words[0]
-        text = Path(name).read_text(encoding="utf-8") if Path(name).is_file() else f"#!/bin/sh\n{shlex.join(words)}\n"
-        parsed = os.environ.get("LSB_BSUB_PARSE_SCRIPT", "N").upper() == "Y"
+        name, text = words[0], _named_script(words[0])
+        parsed = text is not None and os.environ.get("LSB_BSUB_PARSE_SCRIPT", "N").upper() == "Y"
+        # a shell reads the words again on the node, so that those with blanks or quotes in them are a command line of their own
+        arguments, text = (words[1:], text) if text is not None else ([], f"#!/bin/sh\n{' '.join(words)}\n")
     else:
+        arguments = []
         name, text, parsed = "standard input", sys.stdin.read(), True
         if not text.strip():
             raise Rejected("Empty job")
@@ -48,12 +49,21 @@ def bsub(state: State, arguments: list[str]) -> int:
     request = directives_lsf.interpret(
         [each for name, group in given.items() for each in (group if name in directives_lsf.REPEATABLE else group[-1:])]
     )
-    _insist(request, name if words and not parsed else None)
-    job = _job(request, words[1:], text)
+    _insist(request, name if words and not parsed and "#BSUB" in text else None)
+    job = _job(request, arguments, text)
     number = batch.take(state, text, job)
     state.record("accepted")
     print(f"Job <{number}> is submitted to {'' if request.queue else 'default '}queue <{request.queue or 'batch'}>.", flush=True)
     return batch.run_all(state, number)
+
+
+def _named_script(name: str) -> str | None:
+    """Return the text of a job script; None for any other command."""
+    try:
+        text = batch.script_text(name)
+    except (OSError, ValueError):
+        return None
+    return None if "\0" in text else text
 
 
 def environment(state: State, job: batch.Job, number: str, index: int | None, restarts: int) -> dict[str, str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import socket
 import sys
 import time
@@ -27,7 +28,9 @@ def qsub(state: State, arguments: list[str]) -> int:
     if last(options, "version") is not None:
         print("pbs_version = 2022.1.3")
         return 0
-    text, name = _script(words)
+    # a command of its own stands behind two dashes, which the options' reader has dropped
+    dashes = len(words) < len(arguments) and arguments[-len(words) - 1] == "--"
+    text, name = (f"#!/bin/sh\nexec {shlex.join(words)}\n", "STDIN") if dashes and words else _script(words, dashes)
     line = directives_pbs.split([Given(name=option, value=value, where="the command line") for option, value in options])
     selects = [each for each in line if directives_pbs.key(each) == "l select"]
     if len(selects) > 1:
@@ -38,7 +41,7 @@ def qsub(state: State, arguments: list[str]) -> int:
     request = directives_pbs.interpret(merged.values())
     if {"I", "X"} & set(request.options):
         raise UserError("interactive jobs are not rehearsed; submit a script")
-    number = batch.take(state, text, _job(request, words[1:], name))
+    number = batch.take(state, text, _job(request, name))
     state.record("accepted")
     if "z" not in request.options:
         print(_id(number, request.array), flush=True)
@@ -127,16 +130,21 @@ def _id(number: str, array: tuple[int, ...]) -> str:
     return f"{number}{'[]' if array else ''}.{SERVER}"
 
 
-def _script(words: list[str]) -> tuple[str, str]:
-    if not words:
+def _script(words: list[str], dashes: bool) -> tuple[str, str]:
+    if dashes or len(words) > 1:
+        raise Rejected("-- needs a command behind it" if dashes else f"{words[1]!r} stands behind the script, which must be the last word")
+    if not words or words[0] == "-":
         return sys.stdin.read(), "STDIN"
     try:
-        return Path(words[0]).read_text(encoding="utf-8"), words[0]
+        text = batch.script_text(words[0])
     except OSError as error:
         raise UserError(f"script file:: {error.strerror}: {words[0]}") from error
+    if "\0" in text:
+        raise UserError(f"script file:: {words[0]} is a program, not a script; use qsub -- {words[0]}")
+    return text, words[0]
 
 
-def _job(request: Request, words: list[str], name: str) -> batch.Job:
+def _job(request: Request, name: str) -> batch.Job:
     options = request.options
     home = os.environ.get("HOME", "/")
     variables = (
@@ -159,7 +167,7 @@ def _job(request: Request, words: list[str], name: str) -> batch.Job:
         for number in re.findall(r":(\d+)", rest)
     ]
     return {
-        "scheduler": "pbs", "name": request.name or Path(name).name[:230], "words": words, "cwd": home, "variables": variables,
+        "scheduler": "pbs", "name": request.name or Path(name).name[:230], "words": [], "cwd": home, "variables": variables,
         "nodes": request.nodes,
         "ranks_per_node": request.ranks_per_node, "cores_per_rank": request.cores_per_rank, "gpus_per_node": request.gpus_per_node,
         "wall_s": request.wall_s, "array": list(request.array), "output": (error or output) if joined == "eo" else output,

@@ -197,7 +197,7 @@ def _script(options: list[tuple[str, str]], words: list[str]) -> tuple[str, str]
         return f"#!/bin/sh\n{wrapped}\n", "wrap"
     if words:
         try:
-            text, name = Path(words[0]).read_text(encoding="utf-8"), words[0]
+            text, name = batch.script_text(words[0]), words[0]
         except OSError as error:
             raise UserError(f"Unable to open file {words[0]}: {error.strerror}") from error
     else:
