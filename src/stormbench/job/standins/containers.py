@@ -24,6 +24,14 @@ APPTAINER = table(
     """,
     "cobra",
 )
+PULL = table(
+    """
+    arch= arch-variant= authfile= dir= disable-cache docker-host= docker-login force,F library= no-cleanup no-https help,h allow-unsigned,U
+    allow-unauthenticated name=
+    """,
+    "cobra",
+)
+"""Of apptainer and, from allow-unsigned on, of singularity."""
 _GLOBAL = table("debug,d quiet,q silent,s verbose,v nocolor config,c= version", "cobra")
 SHIFTER = table("image,i= module,m= volume,V= env,e= env-file= entrypoint? workdir,w= clearenv,c ccm verbose,v help,h")
 ENROOT_START = table("root,r rw,w mount,m= env,e= rc,c= conf= ", "cobra")
@@ -105,7 +113,7 @@ def execute(state: State, command: list[str], environment: Mapping[str, str], bi
 
 
 def apptainer(state: State, arguments: list[str]) -> int:
-    """`exec` and `run`; also `--version`, `inspect` of an image that exists, and `cache clean`."""
+    """`exec`, `run` and `pull`; also `--version`, and `inspect` of an image that exists."""
     general, words = _GLOBAL.parse(arguments)
     if last(general, "version") is not None or words[:1] == ["version"]:
         print(f"{state.program} version 1.3.0")
@@ -113,8 +121,10 @@ def apptainer(state: State, arguments: list[str]) -> int:
     if words[:1] == ["inspect"] and len(words) > 1:
         _image(words[-1])
         return 0
+    if words[:1] == ["pull"]:
+        return _pull(state, words[1:])
     if words[:1] not in (["exec"], ["run"], ["shell"]):
-        raise Rejected(f"unknown command {' '.join(words[:1]) or '(none)'!r} for the rehearsal, which knows exec and run")
+        raise Rejected(f"unknown command {' '.join(words[:1]) or '(none)'!r} for the rehearsal, which knows exec, run and pull")
     options, rest = APPTAINER.parse(words[1:])
     if not rest or (words[0] == "exec" and len(rest) < 2):
         raise Rejected(f"{words[0]} requires an image and a command, {len(rest)} words given")
@@ -138,6 +148,27 @@ def apptainer(state: State, arguments: list[str]) -> int:
     environment |= pairs(every(options, "env"))
     environment |= {"APPTAINER_CONTAINER": rest[0], "SINGULARITY_CONTAINER": rest[0]}
     return execute(state, rest[1:] or ["/bin/sh"], environment, workspace(state, binds), last(options, "cwd"))
+
+
+def _pull(state: State, words: list[str]) -> int:
+    """`pull [OPTIONS] [FILE] URI`: nothing comes over the network, but the file is there afterwards."""
+    options, rest = PULL.parse(words)
+    if not 1 <= len(rest) <= 2:
+        raise Rejected(f"pull takes [FILE] URI, {len(rest)} words given")
+    uri = rest[-1]
+    match = re.fullmatch(r"(docker|library|oras|shub|ipfs|https?)://([^\s]+)", uri)
+    if match is None:
+        raise Rejected(f"pull {uri}: not a URI; write docker://IMAGE[:TAG], oras://, library:// or https://")
+    name = re.sub(r"[:@]", "_", match[2].rpartition("/")[2].removesuffix(".sif"))
+    output = Path(last(options, "dir") or "", rest[0] if len(rest) == 2 else f"{name if '_' in name else f'{name}_latest'}.sif")
+    if output.exists() and last(options, "force") is None:
+        raise UserError(f'Image file already exists: "{output}" - will not overwrite')
+    try:
+        output.write_bytes(b"SIF rehearsal\n")
+    except OSError as error:
+        raise UserError(f"while creating {output}: {(error.strerror or '').lower()}") from error
+    state.record("accepted")
+    return 0
 
 
 def shifter(state: State, arguments: list[str]) -> int:
@@ -186,7 +217,10 @@ def enroot(state: State, arguments: list[str]) -> int:
         options, rest = table("name,n= force,f", "cobra").parse(words)
         if len(rest) != 1 or not Path(rest[0]).is_file():
             raise UserError(f"No such file or directory: {' '.join(rest)}")
-        mark = state.enroot(last(options, "name") or Path(rest[0]).stem)
+        name = last(options, "name") or Path(rest[0]).stem
+        if "/" in name:
+            raise Rejected(f"Invalid argument: {name}: a container's name has no slash")
+        mark = state.enroot(name)
         if mark.exists() and last(options, "force") is None:
             raise UserError(f"File already exists: {mark.name}; use -f to overwrite it")
         mark.touch()

@@ -24,6 +24,7 @@ _SLURM = ("{p}: error: ", 'Try "{p} --help" for more information', 255)
 _SBATCH = ("sbatch: error: ", 'Try "sbatch --help" for more information', 1)
 _LSF = ("{p}: ", "Job not submitted.", 255)
 _PBS = ("{p}: ", "usage: {p} [OPTION ...] [script]", 2)
+_FATAL = ("FATAL:   ", "", 255)
 _PLAIN = ("{p}: ", "", 1)
 _DOCKER = ("{p}: ", "See '{p} run --help'.", 125)
 _OWN = {
@@ -34,8 +35,8 @@ _OWN = {
     "bkill": ("lsf:bkill", _PLAIN), "brequeue": ("lsf:brequeue", _PLAIN), "qsub": ("pbs:qsub", _PBS), "qstat": ("pbs:qstat", _PLAIN),
     "qdel": ("pbs:qdel", _PLAIN), "qrerun": ("pbs:qrerun", _PLAIN), "mpiexec": ("mpi:mpiexec", _PLAIN), "mpirun": ("mpi:mpirun", _PLAIN),
     "torchrun": ("mpi:torchrun", ("torchrun: error: ", "", 2)),
-    "apptainer": ("containers:apptainer", ("Error for command \"exec\": ", "", 255)),
-    "singularity": ("containers:apptainer", ("Error for command \"exec\": ", "", 255)), "shifter": ("containers:shifter", _PLAIN),
+    "apptainer": ("containers:apptainer", _FATAL), "singularity": ("containers:apptainer", _FATAL),
+    "shifter": ("containers:shifter", _PLAIN),
     "enroot": ("containers:enroot", ("[ERROR] ", "", 1)), "docker": ("docker:docker", _DOCKER),
     "podman-hpc": ("docker:podman_hpc", _DOCKER),
 }  # fmt: skip
