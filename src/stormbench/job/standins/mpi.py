@@ -18,7 +18,7 @@ from stormbench.job.standins.ranks import Place, scale, start
 
 MPIEXEC = table(
     """
-    n,np= ppn,perhost,N= hostfile,f,machinefile= hosts,host= cpu-bind= mem-bind= gpu-bind= depth,d= env== genv== genvall genvlist=
+    n,np= ppn,perhost,N= hostfile,f,machinefile= hosts,host= cpu-bind= mem-bind= gpu-bind= depth,d= env=? genv=? genvall genvlist=
     genvnone envall
     envlist= envnone line-buffer l,prepend-rank,label no-transfer,no_transfer rlimits= wdir,w= umask= exclusive,x shared verbose,v
     launcher= rmk= iface=
@@ -54,6 +54,9 @@ _MAP_BY = re.compile(
     r"(ppr:\d+:\w+|slot|hwthread|core|l[123]cache|socket|package|numa|board|node|seq|dist)?(:(pe=\d+|oversubscribe|nooversubscribe|span|\w+=\d+))*",
     re.IGNORECASE,
 )
+_MPIEXEC_MAP_BY = re.compile(r"(hwthread|core|l[1-5]u?(cache)?|socket|numa|board|machine|node|(pci|gpu|ib|en|eth|hfi)\d*)(:\w+)?")
+_LISTED = re.compile(r"none|(list|mask):[\w,-]+(:[\w,-]+)*")
+"""Of memory and GPUs to each local rank in turn, as in list:0:0:1:1 or list:0-2:3-5."""
 _CPU_BIND = re.compile(r"((verbose|v),)?(none|depth|core|numa|socket|thread|user|rank|list:[\d,:-]+|mask:\S+|map_cpu:\S+)")
 
 
@@ -66,9 +69,11 @@ def mpiexec(state: State, arguments: list[str]) -> int:
     each = each or -(-ranks // len(hosts))
     if ranks > each * len(hosts):
         raise Rejected(f"-n {ranks} is more than --ppn {each} x {len(hosts)} hosts; ask for at most {each * len(hosts)} ranks")
-    binding = last(options, "cpu-bind")
-    if binding is not None and not _CPU_BIND.fullmatch(binding):
-        raise Rejected(f"invalid CPU binding: --cpu-bind {binding}")
+    bindings = {"cpu-bind": _CPU_BIND, "mem-bind": _LISTED, "gpu-bind": _LISTED, "map-by": _MPIEXEC_MAP_BY}
+    for name, value in options:
+        if name in bindings and not bindings[name].fullmatch(value):
+            kind = {"cpu-bind": "CPU", "mem-bind": "memory", "gpu-bind": "GPU", "map-by": "rank"}[name]
+            raise Rejected(f"invalid {kind} binding: --{name} {value}")
     if last(options, "depth") is not None:
         count(last(options, "depth") or "", "--depth")
     scaled = scale(state, ranks, min(len(hosts), -(-ranks // each)))

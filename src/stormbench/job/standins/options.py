@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 from stormbench.core.errors import UserError, did_you_mean
 
-NONE, REQUIRED, OPTIONAL, PAIR = "", "=", "?", "=="
-"""What an option takes: nothing, a value, perhaps a value (only as --name=value), or two words."""
+NONE, REQUIRED, OPTIONAL, PAIR, EITHER = "", "=", "?", "==", "=?"
+"""What an option takes: nothing, a value, perhaps a value (only as --name=value), two words, or two words unless the first has a `=`."""
 
 
 class Rejected(UserError):
@@ -96,11 +96,11 @@ class Table:
             if value is not None and not (self.style == "cobra" and value in ("true", "false")):
                 raise Rejected(f"option '{shown}' doesn't allow an argument, {value!r} given")
             return first, value if value == "false" else ""
-        if value is None and kind in (REQUIRED, PAIR):
+        if value is None and kind in (REQUIRED, PAIR, EITHER):
             if not rest:
                 raise Rejected(f"option '{shown}' requires an argument")
             value = rest.pop(0)
-            if kind == PAIR:
+            if kind == PAIR or (kind == EITHER and "=" not in value):
                 if not rest:
                     raise Rejected(f"option '{shown}' requires two arguments")
                 value = f"{value}={rest.pop(0)}"
@@ -108,7 +108,8 @@ class Table:
 
 
 def table(text: str, style: str = "gnu") -> Table:
-    """Return the table of `name,alias=` words; `=` ends one that takes a value, `?` perhaps one, `==` two words.
+    """Return the table of `name,alias=` words; `=` ends one that takes a value, `?` perhaps one, `==` two words, `=?` NAME VALUE
+    or NAME=VALUE.
 
     Styles: gnu (getopt_long, with unambiguous abbreviations), cobra (the same without), single (`-name value`, as LSF),
     either (one dash or two, as MPI launchers).
