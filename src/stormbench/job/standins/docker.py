@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import os
+import platform
 import re
 import signal
+import sys
 from pathlib import Path
 
 from stormbench.core.errors import UserError
@@ -31,7 +33,15 @@ userns= uts= volume,v= volume-driver= volumes-from= workdir,w=
 PODMAN = "gpu mpi mpich cuda-mpich nccl openmpi-pmi2 openmpi-pmix userns= group-add= env-host passwd tz= systemd= "
 _ULIMIT = re.compile(r"[a-z]+=(-1|\d+)(:(-1|\d+))?")
 _SIZE = re.compile(r"\d+(\.\d+)?[bkmgBKMG]?[bB]?")
-_VERBS = "run, exec, rm, kill, stop, ps, image inspect, info and version"
+_VERBS = "run, rm, kill, stop, ps, pull, image inspect, info and version"
+_IMAGE = re.compile(r"(?=[a-z0-9])([\w.-]+(:\d+)?/)?[a-z0-9._-]+(/[a-z0-9._-]+)*(:[\w][\w.-]{0,127})?(@sha256:[0-9a-f]{64})?", re.ASCII)
+_PORT = re.compile(r"(([\d.]+:)?(\d+(-\d+)?)?:)?\d+(-\d+)?(/(tcp|udp|sctp))?", re.ASCII)
+_CONTAINER = r"container:[\w.-]+"
+_SPACES = {
+    "ipc": re.compile(rf"|none|host|private|shareable|{_CONTAINER}"), "pid": re.compile(rf"|host|private|{_CONTAINER}"),
+    "network": re.compile(rf"bridge|none|host|slirp4netns|private|{_CONTAINER}"), "uts": re.compile("|host|private"),
+}  # fmt: skip
+"""What a container may share, as docker and podman name it; a network of one's own is not on this machine."""
 
 
 def docker(state: State, arguments: list[str]) -> int:
@@ -40,11 +50,11 @@ def docker(state: State, arguments: list[str]) -> int:
 
 
 def podman_hpc(state: State, arguments: list[str]) -> int:
-    """As docker, with podman-hpc's own modules of flags and image handling."""
-    if arguments[:1] in (["migrate"], ["pull"], ["images"]):
+    """As docker, with podman-hpc's own modules of flags and image handling; it has no part of docker's that hands out GPUs."""
+    if arguments[:1] in (["migrate"], ["images"]):
         state.record("accepted")
         return 0
-    return _dispatch(state, arguments, table(RUN + PODMAN, "cobra"))
+    return _dispatch(state, arguments, table(RUN.replace(" gpus= ", " ") + PODMAN, "cobra"))
 
 
 def _dispatch(state: State, arguments: list[str], known: Table) -> int:
@@ -57,9 +67,13 @@ def _dispatch(state: State, arguments: list[str], known: Table) -> int:
             _kill(state, words, signal.SIGKILL)
         case ["stop", *words]:
             _kill(state, words, signal.SIGTERM)
-        case ["image", "inspect", *words] if words and not words[-1].startswith("-"):
-            print("[]" if len(words) == 1 else "linux/amd64")
-        case ["image", "exists" | "prune", *_] | ["pull", _] | ["login", *_]:
+        case ["image", "inspect", *words]:
+            _inspect(state, words)
+        case ["image", "exists", name]:
+            return 0 if _image(state, name).exists() else 1
+        case ["pull" | "image", *words] if arguments[0] == "pull" or words[:1] == ["pull"]:
+            _pull(state, words[1:] if arguments[0] == "image" else words)
+        case ["image", "prune", *_] | ["login", *_]:
             pass
         case ["info", *_]:
             print("Server Version: rehearsal")
@@ -77,9 +91,10 @@ def _run(state: State, words: list[str], known: Table) -> int:
     options, rest = known.parse(words)
     if not rest:
         raise Rejected(f"{state.program} run requires at least 1 argument: the image")
-    if not re.fullmatch(r"[a-z0-9][\w.:/@-]*", rest[0]) and not Path(rest[0]).exists():
-        raise UserError(f"invalid reference format: {rest[0]}")
+    image = _image(state, rest[0])
     _check(options)
+    # what isn't here is pulled
+    image.touch()
     mounts = [_mount(value) for value in every(options, "mount")]
     binds = [bind(value, "--volume") for value in every(options, "volume")] + [each for each in mounts if each is not None]
     binds = workspace(state, binds)
@@ -90,7 +105,7 @@ def _run(state: State, words: list[str], known: Table) -> int:
         )
     entrypoint = last(options, "entrypoint")
     command = mapped([*([entrypoint] if entrypoint else []), *rest[1:]] or ["/bin/sh"], binds)
-    environment = {**basics(state), **_environment(options)}
+    environment = {**basics(state), **_environment(options, stars=state.program == "podman-hpc")}
     if last(options, "env-host") is not None:
         environment = {**os.environ, **environment}
     environment = {**mapped_values(environment, binds), **state.plan.environment}
@@ -104,12 +119,50 @@ def _run(state: State, words: list[str], known: Table) -> int:
             mark.unlink(missing_ok=True)
 
 
+def _image(state: State, name: str) -> Path:
+    """Return the path whose existence tells that an image has been pulled.
+
+    Raises:
+        UserError: it is no name of an image.
+    """
+    if not _IMAGE.fullmatch(name):
+        raise UserError(f"invalid reference format: {name}")
+    return state.kept("images", name.replace("/", "+"))
+
+
+def _pull(state: State, words: list[str]) -> None:
+    _, names = table("all-tags,a disable-content-trust platform= quiet,q", "cobra").parse(words)
+    if len(names) != 1:
+        raise Rejected(f"{state.program} pull requires exactly 1 argument, {len(names)} given")
+    _image(state, names[0]).touch()
+    print(names[0])
+
+
+def _inspect(state: State, words: list[str]) -> None:
+    options, names = table("format,f= platform=", "cobra").parse(words)
+    if not names:
+        raise Rejected(f"{state.program} image inspect requires at least 1 argument")
+    missing = [name for name in names if not _image(state, name).exists()]
+    if missing:
+        raise UserError(f"No such image: {missing[0]}")
+    machine = {"x86_64": "amd64", "aarch64": "arm64"}.get(platform.machine(), platform.machine())
+    print({"{{.Architecture}}": machine}.get(last(options, "format") or "", "[]"))
+
+
 def _check(options: list[tuple[str, str]]) -> None:
     for name, value in options:
         if name == "ulimit" and not _ULIMIT.fullmatch(value):
             raise Rejected(f'invalid argument "{value}" for "--ulimit" flag: write NAME=SOFT[:HARD]')
         if name in ("shm-size", "memory", "memory-swap") and not _SIZE.fullmatch(value) and value != "-1":
             raise Rejected(f'invalid argument "{value}" for "--{name}" flag: invalid size')
+        if name in _SPACES and not _SPACES[name].fullmatch(value):
+            raise UserError(f"--{name}: invalid {name.upper()} mode: {value}" if name != "network" else f"network {value} not found")
+        if name == "cpus" and not re.fullmatch(r"\d+(\.\d+)?", value, re.ASCII):
+            raise Rejected(f'invalid argument "{value}" for "--cpus" flag: failed to parse {value} as a rational number')
+        if name == "publish" and not _PORT.fullmatch(value):
+            raise Rejected(f'invalid argument "{value}" for "-p, --publish" flag: invalid containerPort')
+        if name == "device" and not Path(value.partition(":")[0]).exists():
+            raise UserError(f'error gathering device information while adding custom device "{value}": no such file or directory')
         if name == "gpus" and not re.fullmatch(r'all|\d+|"?device=[\w,-]+"?|count=\w+(,.*)?', value):
             raise Rejected(f'invalid argument "{value}" for "--gpus" flag')
         if name == "name" and not re.fullmatch(r"[a-zA-Z0-9][a-zA-Z0-9_.-]+", value):
@@ -117,14 +170,19 @@ def _check(options: list[tuple[str, str]]) -> None:
         if name == "workdir" and not value.startswith("/"):
             raise UserError(f"the working directory '{value}' is invalid, it needs to be an absolute path")
     names = {name for name, _ in options}
+    if {"interactive", "tty"} <= names and not sys.stdin.isatty():
+        raise UserError("the input device is not a TTY")
     if {"rm", "restart"} <= names:
         raise Rejected("Conflicting options: --restart and --rm")
     if "detach" in names:
         raise UserError("--detach is not rehearsed: the container would outlive its job; run it in the foreground")
 
 
-def _environment(options: list[tuple[str, str]]) -> dict[str, str]:
-    """Return the variables of --env-file and --env; a name alone takes the caller's value."""
+def _environment(options: list[tuple[str, str]], *, stars: bool) -> dict[str, str]:
+    """Return the variables of --env-file and --env; a name alone takes the caller's value.
+
+    With `stars`, as in podman alone, a name that ends in * takes those of all names that begin so.
+    """
     lines: list[str] = []
     for file in every(options, "env-file"):
         try:
@@ -138,6 +196,8 @@ def _environment(options: list[tuple[str, str]]) -> dict[str, str]:
             raise Rejected(f"invalid environment variable: {item!r}")
         if sign:
             found[name] = value
+        elif stars and name.endswith("*"):
+            found |= {each: text for each, text in os.environ.items() if each.startswith(name[:-1])}
         elif name in os.environ:
             found[name] = os.environ[name]
     return found
