@@ -22,7 +22,10 @@ JSRUN = table(
     stdio_stdout,o= stdio_stderr,k= immediate,i pre_post_exec,P= allocate_only,A= use_reservation,J= progress,Z= debug? version,V help,?
     """
 )
+SOCKETS = 2
+"""Of a node whose LSF is jsrun's."""
 _BIND = re.compile(r"none|rs|packed(:(smt:)?\d+)?|proportional-packed(:\d+)?")
+_STDIO = re.compile(r"individual|collected|prepend(ed)?")
 _DISTRIBUTION = re.compile(r"packed|cyclic|plane:\d+")
 _LATENCY = re.compile(
     r"(?i:cpu-cpu|gpu-cpu|gpu-gpu|cpu-mem|mem-mem|memory-memory)(,(?i:cpu-cpu|gpu-cpu|gpu-gpu|cpu-mem|mem-mem|memory-memory))*"
@@ -45,14 +48,22 @@ def jsrun(state: State, arguments: list[str]) -> int:
     namespace = f"rehearsal-{uuid.uuid4().hex}"
     given = _environment(every(options, "env"), every(options, "env_no_propagate"))
     environments = [{**given, **_place(place, scaled, namespace), **state.plan.environment} for place in scaled.places()]
+    prepended = (last(options, "stdio_mode") or "").startswith("prepend")
     return start(
-        command, environments, stop_others=True, label=last(options, "stdio_mode") == "prepended", cwd=last(options, "chdir"),
+        command, environments, stop_others=True, label=prepended, cwd=last(options, "chdir"),
         output=last(options, "stdio_stdout"), error=last(options, "stdio_stderr"),
     )  # fmt: skip
 
 
 def _check(options: list[tuple[str, str]]) -> None:
-    for name, pattern in (("bind", _BIND), ("launch_distribution", _DISTRIBUTION), ("latency_priority", _LATENCY)):
+    for name, pattern in (
+        ("bind", _BIND),
+        ("launch_distribution", _DISTRIBUTION),
+        ("latency_priority", _LATENCY),
+        ("stdio_mode", _STDIO),
+        ("exit_on_error", re.compile("[01]")),
+        ("memory_per_rs", re.compile("[1-9][0-9]*")),
+    ):
         value = last(options, name)
         if value is not None and not pattern.fullmatch(value):
             raise Rejected(f"Invalid argument to --{name}: {value}")
@@ -86,11 +97,22 @@ def _sets(options: list[tuple[str, str]], hosts: int) -> tuple[int, int, int]:
     cpus, gpu = number("cpu_per_rs", 1, "ALL_CPUS", cores, 1), number("gpu_per_rs", 0, "ALL_GPUS", gpus, 0)
     if cpus > cores or gpu > gpus:
         raise Rejected(f"A resource set of {cpus} CPUs and {gpu} GPUs can't fit a node, which has {cores} CPUs and {gpus} GPUs")
+    packed = re.fullmatch(r"(?:proportional-)?packed:(\d+)", last(options, "bind") or "")
+    if packed and int(packed[1]) > cpus:
+        raise Rejected(f"--bind {packed[0]}: a task can't be bound to more CPUs than its resource set has, {cpus}")
     room = min(cores // cpus, gpus // gpu if gpu else cores)
+    if last(options, "rs_per_socket") is not None:
+        socket_room = min(cores // SOCKETS // cpus, gpus // SOCKETS // gpu if gpu else cores)
+        per_socket = count(last(options, "rs_per_socket") or "", "--rs_per_socket")
+        if per_socket > socket_room:
+            told = f"{per_socket} resource sets per socket of {cpus} CPUs and {gpu} GPUs"
+            raise Rejected(f"{told} don't fit a socket, which holds {socket_room}")
+        room = per_socket * SOCKETS
     per_host = number("rs_per_host", room, "ALL_HOSTS", room, 1)
     if per_host > room:
         raise Rejected(
             f"{per_host} resource sets per host of {cpus} CPUs and {gpu} GPUs don't fit a node, which has {cores} CPUs and {gpus} GPUs"
+            + (f", at {room // SOCKETS} per socket" if last(options, "rs_per_socket") else "")
         )
     default = hosts * per_host if last(options, "rs_per_host") else hosts
     sets = number("nrs", default, "ALL_HOSTS", hosts, 1)

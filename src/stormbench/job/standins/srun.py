@@ -37,8 +37,9 @@ _INPUT = {
     "gpus-per-task": "SLURM_GPUS_PER_TASK",
 }
 """What srun reads from its environment; since 22.05 not SLURM_CPUS_PER_TASK."""
+_FLAG = "(q|quiet|v|verbose)"
 _CPU_BIND = re.compile(
-    r"((q|quiet|v|verbose),)?(no|none|rank|sockets|cores|threads|ldoms|boards|rank_ldom|help|(map|mask)_(cpu|ldom):[^\s]+|quiet|verbose)"
+    rf"({_FLAG},)*(no|none|rank|sockets|cores|threads|ldoms|boards|rank_ldom|help|(map|mask)_(cpu|ldom):[^\s]+|{_FLAG})(,{_FLAG})*"
 )
 _GPU_BIND = re.compile(r"(v|verbose)?,?(none|closest|single:\d+|per_task:\d+|map_gpu:[\d,x*]+|mask_gpu:[\w,]+)")
 _MPI = ("none", "pmi2", "pmix", "pmix_v2", "pmix_v3", "pmix_v4", "pmix_v5", "pspmix", "cray_shasta", "openmpi", "list")
@@ -100,6 +101,8 @@ def _check(options: list[tuple[str, str]]) -> None:
             raise Rejected(f"unrecognized --cpu-bind argument {value!r}")
         if name == "gpu-bind" and not _GPU_BIND.fullmatch(value):
             raise Rejected(f"Invalid --gpu-bind argument: {value}")
+        if name == "accel-bind" and not re.fullmatch("[gmnv]+", value):
+            raise Rejected(f"Invalid --accel-bind specification: {value!r}")
         if name == "mpi" and value not in _MPI:
             raise Rejected(f"MPI plugin '{value}' not found; srun --mpi=list shows those that are there")
         if name == "kill-on-bad-exit" and value not in ("", "0", "1"):
