@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Mapping
 
+from stormbench.core.errors import did_you_mean
 from stormbench.core.options import Option, options_of
 from stormbench.core.workloads import WORKLOADS
 from stormbench.job.config import JobConfig
@@ -44,6 +45,26 @@ def workload_options(benchmark: str) -> dict[str, Option]:
 def documented() -> frozenset[str]:
     """Return every documented name."""
     return frozenset({*job_options(), *WITHOUT_EFFECT, *(name for benchmark in WORKLOADS for name in workload_options(benchmark))})
+
+
+SYNONYMS = {
+    "BATCH_SIZE": "LOCAL_BATCH_SIZE", "VALIDATION_BATCH_SIZE": "LOCAL_VALIDATION_BATCH_SIZE", "LEARNING_RATE": "START_LR",
+    "LR": "START_LR", "EPOCHS": "MAX_EPOCHS", "TARGET": "TARGET_IOU", "PRECISION": "PRECISION_MODE", "DATA_DIR": "DATADIR",
+    "DATA_DIR_PREFIX": "DATADIR", "OUTPUT_DIR": "LOGDIR", "LOG_DIR": "LOGDIR", "CONTAINER": "CONT", "IMAGE": "CONT",
+    "TIME": "WALLTIME", "WALL_TIME": "WALLTIME", "NODES": "DGXNNODES", "NNODES": "DGXNNODES", "NUM_NODES": "DGXNNODES",
+    "NGPU": "DGXNGPU", "NUM_GPUS": "DGXNGPU", "NUM_THREADS": "MAX_THREADS", "GRAD_ACCUM_FREQ": "GRADIENT_ACCUMULATION_FREQUENCY",
+    "STORMBENCH_GPUS": "STORMBENCH_GPUS_PER_NODE", "SEEDS": "STORMBENCH_SEEDS", "STORMBENCH_PARTITION": "SBATCH_PARTITION",
+    "STORMBENCH_QOS": "SBATCH_QOS", "STORMBENCH_ACCOUNT": "SBATCH_ACCOUNT",
+}  # fmt: skip
+"""What people write who come from other kits, where the spelling alone leads to a wrong name or to none."""
+
+
+def suggestion(name: str) -> str:
+    """Return `; did you mean X?` for an unknown name, in whatever case, or an empty text."""
+    meant = SYNONYMS.get(name.upper())
+    if meant is not None:
+        return f"; did you mean {meant}?"
+    return did_you_mean(name, documented()) or did_you_mean(name.upper(), documented())
 
 
 def passes(name: str) -> bool:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import dataclasses
 import os
 import re
+import shlex
 from collections.abc import Mapping
 from typing import Any
 
 from stormbench.core.arguments import Parser, add_options, given_flags
-from stormbench.core.errors import UserError, did_you_mean
+from stormbench.core.errors import UserError
 from stormbench.core.options import Option, options_of, resolve
 from stormbench.core.workloads import WORKLOADS
 from stormbench.job import known
@@ -83,7 +84,7 @@ def load(path: str | os.PathLike[str], environ: Mapping[str, str], overrides: Ma
     values = {**sourced.passed, **sourced.exported, **overrides, **implied}
     origin = {**dict.fromkeys(sourced.passed, ENVIRONMENT), **sourced.origin, **dict.fromkeys(overrides, "the command line")}
     origin |= dict.fromkeys(implied, origin.get("CONT", path))
-    findings = [*_names(sourced, values), *_without_effect(values, origin)]
+    findings = [*sourced.findings, *_names(sourced, values), *_without_effect(values, origin)]
     problems: list[Finding] = []
     config = _typed(JobConfig, values, origin, problems)
     workload_problems: list[Finding] = []
@@ -126,11 +127,14 @@ def _names(sourced: Sourced, values: Mapping[str, str]) -> list[Finding]:
     extra = set(values.get("STORMBENCH_EXPORT", "").split())
     for name in sourced.exported:
         if name not in extra and not known.passes(name):
-            near = did_you_mean(name, known.documented()) or did_you_mean(name.upper(), known.documented())
-            fix = near or "; remove it, or name it in STORMBENCH_EXPORT if the job needs it"
+            fix = known.suggestion(name) or "; remove it, or name it in STORMBENCH_EXPORT if the job needs it"
             found.append(error(sourced.origin[name], f"{name} is not a variable of this kit{fix}"))
     for name, value in sourced.unexported.items():
-        if name in known.documented():
+        if name in sourced.arrays and (name in extra or known.passes(name)):
+            text = shlex.quote(sourced.arrays[name])
+            told = f"{name} is an array, set but not exported: bash exports no arrays; write the words as one text: export {name}={text}"
+            found.append(error(sourced.origin[name], told))
+        elif name in known.documented():
             told = f"{name}={value} is set but not exported, so no job would see it; write export {name}"
             found.append(error(sourced.origin[name], told))
         elif near := _misspelled(name):
@@ -139,7 +143,7 @@ def _names(sourced: Sourced, values: Mapping[str, str]) -> list[Finding]:
 
 
 def _misspelled(name: str) -> str:
-    return did_you_mean(name, known.documented()) if name.isupper() and len(name) > 4 else ""
+    return known.suggestion(name) if name.isupper() and len(name) > 4 else ""
 
 
 def _without_effect(values: Mapping[str, str], origin: Mapping[str, str]) -> list[Finding]:
