@@ -25,6 +25,35 @@ def test_a_runtime_needs_space_for_images(make: Make, free: float, verdict: str)
     assert f"APPTAINER_TMPDIR /tmp/a b: {'500 MB' if free < GB else f'{free / GB:.1f} GB'} free" in found.found
 
 
+@pytest.mark.parametrize(
+    ("image", "free", "verdict"),
+    [("docker://x", 5 * GB, WARNING), ("docker://x", 50 * GB, OK), ("/image.sif", 5 * GB, OK), ("/image.sif", 0.5 * GB, PROBLEM)],
+)
+def test_the_scratch_folder_of_a_node_needs_space_for_an_image_that_is_fetched(make: Make, image: str, free: float, verdict: str) -> None:
+    job = make_job(STORMBENCH_RUNTIME="apptainer", CONT=image, STORMBENCH_SCRATCH="/raid/scratch", STORMBENCH_SCHEDULER="local")
+    roomy = {"space": lambda path: (int(free if path == Path("/") else 500 * GB), int(500 * GB))}
+    environ = {"TMPDIR": "/tmp", "APPTAINER_CACHEDIR": "/tmp"}
+    found = folders.runtime_space(make(job, environ, **roomy))
+    assert (found.verdict, "STORMBENCH_SCRATCH /raid/scratch" in found.found) == (verdict, True)
+    # on a login node it is nobody's scratch
+    queued = make_job(STORMBENCH_RUNTIME="apptainer", CONT=image, STORMBENCH_SCRATCH="/raid/scratch")
+    assert "STORMBENCH_SCRATCH" not in folders.runtime_space(make(queued, environ, **roomy)).found
+
+
+def test_a_scratch_folder_that_cannot_be_made_is_a_problem(make: Make, tmp_path: Path) -> None:
+    def verdict(path: Path, **more: str) -> tuple[str, str]:
+        found = folders.scratch_folder(make(make_job(STORMBENCH_SCRATCH=str(path), STORMBENCH_SCHEDULER="local", **more)))
+        return found.verdict, found.found
+
+    assert verdict(tmp_path / "new" / "folder") == (OK, f"STORMBENCH_SCRATCH={tmp_path}/new/folder: can be made in {tmp_path}")
+    file = put(tmp_path / "file")
+    assert verdict(file / "x") == (PROBLEM, f"STORMBENCH_SCRATCH={file}/x (config_x_1x1x1.sh:3): {file} is a file, not a folder")
+    # even root can't write there
+    assert verdict(Path("/proc/scratch"))[0] == PROBLEM
+    assert folders.scratch_folder(make(make_job(STORMBENCH_SCRATCH="/proc/x"))).verdict == NOT_APPLICABLE
+    assert folders.scratch_folder(make()).verdict == NOT_APPLICABLE
+
+
 def test_the_runtimes_own_variables_say_which_folders_count(make: Make) -> None:
     environ = {"ENROOT_DATA_PATH": "/raid/data", "SINGULARITY_CACHEDIR": "/raid/cache", "TMPDIR": "/raid/tmp"}
     enroot = folders.runtime_folders(make(make_job(STORMBENCH_RUNTIME="pyxis"), environ))
@@ -103,6 +132,13 @@ def test_infiniband_needs_locked_memory(make: Make, tmp_path: Path, soft: str, v
     (tmp_path / "root/sys/class/infiniband/mlx5_0").mkdir(parents=True)
     put(tmp_path / "root/proc/self/limits", f"Max locked memory   {soft}   unlimited   bytes\n")
     assert node.locked_memory(make()).verdict == verdict
+
+
+@pytest.mark.parametrize("card", ["sys/class/net/hsn0", "sys/class/cxi/cxi0"])
+def test_slingshot_needs_locked_memory(make: Make, tmp_path: Path, card: str) -> None:
+    (tmp_path / "root" / card).mkdir(parents=True)
+    found = node.locked_memory(make())
+    assert (found.verdict, "Slingshot" in found.found) == (PROBLEM, True)
 
 
 def test_the_limit_of_open_files(make: Make, tmp_path: Path) -> None:

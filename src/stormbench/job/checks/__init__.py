@@ -22,6 +22,7 @@ CHECKS: tuple[tuple[str, str, Check], ...] = (
     ("container", "mounts", container.mounts),
     ("container", "stale containers", container.stale_containers),
     ("files", "space for images", folders.runtime_space),
+    ("files", "scratch", folders.scratch_folder),
     ("files", "temporary folders", folders.temporary_on_network),
     ("files", "shared memory", folders.shared_memory),
     ("files", "page cache", folders.page_cache),

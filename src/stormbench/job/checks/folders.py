@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from pathlib import Path
 
 from stormbench.job.checks import images
@@ -48,6 +49,11 @@ def runtime_folders(machine: Machine) -> dict[str, Path]:
     return found
 
 
+def _scratch(machine: Machine) -> Path | None:
+    """Return the job's scratch folder where this machine is the one that has it."""
+    return machine.path(machine.job.config.scratch) if machine.job is not None and machine.runs_the_job else None
+
+
 def _needed(machine: Machine) -> int:
     """Return the bytes that the job's image takes in the runtime's folders."""
     name = machine.value("CONT")
@@ -61,24 +67,51 @@ def _needed(machine: Machine) -> int:
 def runtime_space(machine: Machine) -> Result:
     """Compare the free space of the runtime's folders with what an image needs there."""
     needed = _needed(machine)
-    free = {name: (machine.space(existing(path))[0], path) for name, path in runtime_folders(machine).items()}
+    folders = runtime_folders(machine)
+    scratch = _scratch(machine)
+    if scratch is not None:
+        folders["STORMBENCH_SCRATCH"] = scratch
+    free = {name: (machine.space(existing(path))[0], path) for name, path in folders.items()}
+    # what enroot keeps in its runtime folder is small, and only an image that is fetched lies in the job's scratch folder
+    most = {"ENROOT_RUNTIME_PATH": LEAST_BYTES // 100, "STORMBENCH_SCRATCH": needed if "://" in machine.value("CONT") else LEAST_BYTES}
     for least, verdict in ((LEAST_BYTES, problem), (needed, warning)):
         for name, (n_bytes, path) in free.items():
-            # what enroot keeps in its runtime folder is small
-            if n_bytes < (least if name != "ENROOT_RUNTIME_PATH" else min(least, LEAST_BYTES // 100)):
+            enough = min(needed, most.get(name, needed))
+            if n_bytes < min(least, enough):
                 setting = "data-root in /etc/docker/daemon.json" if name.startswith("docker") else name
                 return verdict(
-                    f"{name} {path}: {size(n_bytes)} free, {size(needed)} needed",
+                    f"{name} {path}: {size(n_bytes)} free, {size(enough)} needed",
                     f"free some space there, or set {setting} to a roomier local folder",
                 )
     return ok(", ".join(f"{name} {path}: {size(n_bytes)} free" for name, (n_bytes, path) in free.items()))
 
 
+def scratch_folder(machine: Machine) -> Result:
+    """Tell whether the job can make its scratch folder on this node."""
+    if machine.job is None:
+        return not_applicable("needs a config")
+    path = _scratch(machine)
+    if path is None:
+        return on_nodes_only()
+    nearest = existing(path)
+    try:
+        # permissions don't tell all of a read-only or special file system
+        Path(tempfile.mkdtemp(prefix=".stormbench-doctor-", dir=nearest)).rmdir()
+    except OSError as error:
+        why = "is a file, not a folder" if not nearest.is_dir() else f"takes no new folder ({(error.strerror or str(error)).lower()})"
+        return problem(
+            f"STORMBENCH_SCRATCH={machine.job.config.scratch} ({machine.job.where('STORMBENCH_SCRATCH')}): {nearest} {why}",
+            "set STORMBENCH_SCRATCH to a folder on the node that you may write to, such as /tmp",
+        )
+    return ok(f"STORMBENCH_SCRATCH={path}: writable" if nearest == path else f"STORMBENCH_SCRATCH={path}: can be made in {nearest}")
+
+
 def temporary_on_network(machine: Machine) -> Result:
     """Find temporary and container folders on network file systems, on which runtimes unpack slowly or fail."""
     local = {name: path for name, path in runtime_folders(machine).items() if "CACHE" not in name}
-    if machine.job is not None and machine.runs_the_job:
-        local["STORMBENCH_SCRATCH"] = machine.path(machine.job.config.scratch)
+    scratch = _scratch(machine)
+    if scratch is not None:
+        local["STORMBENCH_SCRATCH"] = scratch
     types = {name: (machine.file_system(existing(path)), path) for name, path in local.items()}
     for name, (kind, path) in types.items():
         if kind in NETWORK:

@@ -29,15 +29,17 @@ def bash(machine: Machine) -> Result:
 
 
 def locked_memory(machine: Machine) -> Result:
-    """Compare the limit of locked memory with what InfiniBand and GPUDirect Storage pin."""
+    """Compare the limit of locked memory with what InfiniBand, Slingshot and GPUDirect Storage pin."""
     if not machine.runs_the_job:
         return on_nodes_only()
     needing = ["InfiniBand"] if machine.names("sys/class/infiniband") else []
+    if machine.names("sys/class/cxi") or any(name.startswith("hsn") for name in machine.names("sys/class/net")):
+        needing.append("Slingshot")
     needing += ["GPUDirect Storage"] if machine.read("proc/driver/nvidia-fs/version") else []
     soft, hard = machine.limit("Max locked memory")
     value = "unlimited" if math.isinf(soft) else size(soft)
     if not needing:
-        return not_applicable(f"{value}; neither InfiniBand nor GPUDirect Storage is here")
+        return not_applicable(f"{value}; neither InfiniBand nor Slingshot nor GPUDirect Storage is here")
     if math.isinf(soft):
         return ok(f"unlimited, as {' and '.join(needing)} needs it")
     if machine.job is not None and machine.job.config.runtime == "docker":
