@@ -21,6 +21,7 @@ from stormbench.job.checks import CHECKS, batch, examine, folders, network, node
 from stormbench.job.checks.machine import Machine, execute
 from stormbench.job.checks.result import FIELDS, NOT_APPLICABLE, OK, PROBLEM, WARNING, Result, ok
 from stormbench.job.findings import error, warning
+from stormbench.job.standins import PROGRAMS, Plan, install
 from tests.conftest import clean_environment
 from tests.machines import Make, make_job, prepare, program, put
 
@@ -219,6 +220,16 @@ def test_a_queue_that_gives_no_node_in_time_is_a_problem(make: Make, tmp_path: P
     (found,) = remote.on_a_node(make(make_job()), ["true"], None, 0.5)
     assert (found.verdict, found.found) == (PROBLEM, "srun got no node within 0.5 s")
     assert (tmp_path / "given-back").exists()
+
+
+@pytest.mark.parametrize("scheduler", ["slurm", "lsf", "pbs"])
+def test_a_node_of_each_scheduler_is_looked_at_as_its_strict_stand_in_has_it(make: Make, tmp_path: Path, scheduler: str) -> None:
+    install(tmp_path / "standins", PROGRAMS, Plan())
+    search = {"PATH": f"{tmp_path / 'standins'}:{Path(sys.executable).parent}:/usr/bin:/bin"}
+    job = make_job(STORMBENCH_SCHEDULER=scheduler, STORMBENCH_CORES_PER_NODE="4", STORMBENCH_QUEUE="batch")
+    command = [sys.executable, "-c", f"import json; print(json.dumps({FOUND!r}))", "a word", "it's"]
+    found = remote.on_a_node(make(job, search), command, "project", 60.0)
+    assert [result.found for result in found] == [row["found"] for row in FOUND], found
 
 
 def test_pbs_runs_a_script_and_its_findings_come_back(make: Make, tmp_path: Path) -> None:
