@@ -16,6 +16,8 @@ from stormbench.job.schedulers.local import Local, start_time
 from stormbench.job.schedulers.lsf import parse_chosen, parse_table
 from stormbench.job.schedulers.pbs import parse_qstat
 from stormbench.job.schedulers.slurm import parse_scontrol, parse_squeue
+from stormbench.job.submission import Submission
+from tests.machines import program
 
 
 @pytest.mark.parametrize(
@@ -39,6 +41,12 @@ from stormbench.job.schedulers.slurm import parse_scontrol, parse_squeue
 )
 def test_the_job_id_is_found_in_what_the_submission_prints(scheduler: str, printed: str, expected: tuple[str, str | None] | None) -> None:
     assert by_name(scheduler).job_id(printed) == expected
+
+
+def submitted(folder: Path) -> Submission:
+    """Return the record of job 7."""
+    words = {"config": "", "benchmark": "", "script": "", "directory": "", "time": ""}
+    return Submission(job_id="7", scheduler="slurm", command=(), trials=1, folder=folder, **words)
 
 
 SQUEUE_22_05 = """\
@@ -209,6 +217,42 @@ def test_every_declared_scheduler_is_there(name: str) -> None:
 def test_what_has_no_queue_refuses_what_needs_one(after: str | None, n_tasks: int, more: tuple[str, ...], named: str) -> None:
     with pytest.raises(UserError, match=named):
         Local("docker").command(Path("job.sh"), job_name="name", after=after, n_tasks=n_tasks, more=more)
+
+
+@pytest.mark.parametrize(
+    ("scheduler", "programs", "told"),
+    [
+        ("slurm", {"squeue": "echo garbled", "scontrol": "echo more of it"}, "scontrol: job 7: more of it"),
+        ("slurm", {"squeue": "exit 0", "scontrol": "exit 0"}, "scontrol: job 7: exit code 0, without a word"),
+        ("pbs", {"qstat": "echo garbled"}, "qstat: job 7: garbled"),
+        ("lsf", {"bjobs": "echo garbled"}, "bjobs: job 7: garbled"),
+    ],
+)
+def test_an_answer_that_cannot_be_read_is_shown_and_no_sign_of_the_jobs_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, scheduler: str, programs: dict[str, str], told: str
+) -> None:
+    for name, body in programs.items():
+        program(tmp_path, name, body)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    with pytest.raises(RunError, match=told):
+        by_name(scheduler).states(submitted(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("scheduler", "programs"),
+    [
+        ("slurm", {"squeue": "exit 0", "scontrol": "echo slurm_load_jobs error: Invalid job id specified >&2; exit 1"}),
+        ("pbs", {"qstat": "echo qstat: Unknown Job Id 7 >&2; exit 153"}),
+        ("lsf", {"bjobs": "echo 'Job <7> is not found' >&2; exit 255"}),
+    ],
+)
+def test_a_job_that_the_scheduler_has_forgotten_has_no_states(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, scheduler: str, programs: dict[str, str]
+) -> None:
+    for name, body in programs.items():
+        program(tmp_path, name, body)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    assert by_name(scheduler).states(submitted(tmp_path)) is None
 
 
 def test_pbs_has_no_array_of_one_job() -> None:

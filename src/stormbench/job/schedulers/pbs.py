@@ -56,7 +56,8 @@ class Pbs(Scheduler):
             found = parse_qstat(answer.out)
         if found:
             return found
-        if answer.code != 0 and not _GONE.search(answer.words):
+        # what can't be read is no word of the job's end
+        if not _GONE.search(answer.words):
             raise RunError(f"qstat: job {run.job_id}: {answer.words}")
         return None
 

@@ -64,11 +64,11 @@ class Slurm(Scheduler):
         if answer.code != 0 and _UNKNOWN_JOB not in answer.words:
             raise RunError(f"squeue: job {run.job_id}: {answer.words}")
         second = ask(["scontrol", *where, "--oneliner", "show", "job", run.job_id])
-        if second.code == 0:
-            return parse_scontrol(second.out) or None
-        if _UNKNOWN_JOB not in second.words:
-            raise RunError(f"scontrol: job {run.job_id}: {second.words}")
-        return None
+        found = parse_scontrol(second.out) if second.code == 0 else []
+        if not found and _UNKNOWN_JOB not in second.words:
+            said = f" (squeue: {answer.words})" if answer.code == 0 and answer.out.strip() else ""
+            raise RunError(f"scontrol: job {run.job_id}: {second.words}{said}")
+        return found or None
 
     def cancel(self, run: Submission) -> None:
         answer = ask(["scancel", *([f"--clusters={run.cluster}"] if run.cluster else []), run.job_id], without="SCANCEL_")
