@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import dataclasses
 import json
@@ -19,11 +20,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stormbench.core.errors import UserError
+from stormbench.job import follow
 from stormbench.job.submission import Submission, find, progress_of, read
 from stormbench.job.submit import parse_seeds
 from tests.conftest import Run, clean_environment
 
-HOSTILE = "it's; a \"path\" $HOME 50%j"
+HOSTILE = 'it\'s; a "path" $HOME 50%j'
 CONFIG = """\
 export DGXSYSTEM=T
 export DGXNNODES={nodes}
@@ -80,7 +82,7 @@ class Site:
         (self.folder / "bin").mkdir(exist_ok=True)
         (self.folder / "calls").mkdir(exist_ok=True)
         path = self.folder / "bin" / name
-        path.write_text(f"#!/bin/bash\nprintf '%s\\n' \"$@\" >\"$FAKE/calls/{name}\"\n{body}")
+        path.write_text(f'#!/bin/bash\nprintf \'%s\\n\' "$@" >"$FAKE/calls/{name}"\n{body}')
         path.chmod(0o755)
 
     def words(self, name: str) -> list[str]:
@@ -328,6 +330,48 @@ def test_a_submission_without_a_job_id_keeps_its_script_as_it_may_be_queued(site
     assert done.returncode == 1
     assert "bsub named no job id" in done.stderr and "all fine" in done.stderr
     assert [path.name for run in site.runs() for path in run.iterdir()] == ["job.sh"]
+
+
+@pytest.mark.parametrize("end", ["kill -s KILL $$", "exit 143"], ids=["a signal", "a wrapper's code for one"])
+def test_a_submission_that_was_killed_keeps_its_script_as_it_may_be_queued(site: Site, end: str) -> None:
+    site.program("sbatch", f"{end}\n")
+    done = site.run("submit", site.config("slurm"))
+    assert done.returncode == 1
+    assert "sbatch was ended by signal" in done.stderr and "look whether" in done.stderr
+    assert [path.name for run in site.runs() for path in run.iterdir()] == ["job.sh"]
+
+
+SILENT_ONCE = """\
+n=$(cat "$FAKE/asked" 2>/dev/null || echo 0); echo $((n + 1)) >"$FAKE/asked"
+case $n in
+    0) echo '0|RUN|-|-|-' ;;
+    1 | 2) echo "LSF is down. Please wait ..." >&2; exit 255 ;;
+    *) echo '0|DONE|-|-|-' ;;
+esac
+"""
+
+
+def test_logs_wait_for_a_scheduler_that_stops_answering_and_say_so_once(
+    site: Site, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    site.program("bsub", BSUB)
+    run = site.submit(site.config("lsf"))
+    # asked twice for each answer: in the form that can be chosen, and then for the table
+    site.program("bjobs", SILENT_ONCE.replace("1 | 2", "1 | 2 | 3 | 4"))
+    for name, value in site.environment().items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(follow, "ASK_EVERY_S", 0.1)
+    monkeypatch.setattr(follow, "POLL_S", 0.02)
+    assert follow.run_logs(argparse.Namespace(name=str(run.folder), follow=True)) == 0
+    assert capsys.readouterr().err.count("LSF is down") == 1
+
+
+def test_logs_of_a_scheduler_that_never_answered_say_so(site: Site) -> None:
+    site.program("bsub", BSUB)
+    run = site.submit(site.config("lsf"))
+    site.program("bjobs", 'echo "LSF is down. Please wait ..." >&2; exit 255\n')
+    done = site.run("logs", "-f", run.folder)
+    assert (done.returncode, done.stderr) == (1, "stormbench: bjobs: job 4242: LSF is down. Please wait ...\n")
 
 
 def test_a_missing_scheduler_names_the_ways_out(site: Site) -> None:

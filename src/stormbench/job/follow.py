@@ -227,9 +227,19 @@ def _follow(run: Submission) -> int:
     source = None
     here = run.scheduler in ("local", "docker")
     asked_at, ended, told = 0.0, False, ""
+    states: list[TaskState] = []
+    silent = False
     while True:
         if here or time.monotonic() - asked_at >= ASK_EVERY_S or not asked_at:
-            states = states_of(run)
+            try:
+                states, silent = states_of(run), False
+            except StormbenchError as error:
+                # once it has known the job, a scheduler that is down or being restarted will know it again
+                if not states:
+                    raise
+                if not silent:
+                    say(f"stormbench: {error}; asking again every {ASK_EVERY_S:g} s")
+                silent = True
             asked_at, ended = time.monotonic(), not any(state.state in base.UNDER_WAY for state in states)
             waiting = summary(states) if all(state.state == base.PENDING for state in states) else ""
             if waiting and not told:

@@ -28,6 +28,8 @@ from stormbench.job.submission import NAME, Submission, read, this_host
 MAX_SEEDS = 1000
 MAX_SEED = 2**32 - 1
 SCRIPT = "job.sh"
+_BY_SIGNAL = (128, 192)
+"""Exit codes above the first and up to the second are those of a wrapper whose program was ended by a signal."""
 _JOB_ID = re.compile(r"[0-9]+(_[0-9]+)?(\[[0-9]*\])?(\.[A-Za-z0-9_.-]+)?")
 _RANGE = re.compile(r"([0-9]{1,10})(?:-([0-9]{1,10}))?")
 
@@ -218,6 +220,9 @@ def _submitted(record: Submission, scheduler: Scheduler, command: Command, envir
         answer = call(command.words, stdin=command.stdin, environ=environ, hint="the job may be queued, so look before you submit it again")
     except RunError as error:
         raise _Unclear(f"{error}; its script is {record.script}") from error
+    if answer.code < 0 or _BY_SIGNAL[0] < answer.code <= _BY_SIGNAL[1]:
+        program, number = command.words[0], -answer.code if answer.code < 0 else answer.code - _BY_SIGNAL[0]
+        raise _Unclear(f"{program} was ended by signal {number}, so look whether {record.script} is queued before you submit it again")
     if answer.code != 0:
         raise RunError(f"{command.words[0]} refused the job: {answer.words}")
     found = scheduler.job_id(answer.out) or scheduler.job_id(answer.err)
