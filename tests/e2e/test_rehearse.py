@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
+import os
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -110,3 +114,85 @@ def test_an_error_in_the_config_is_told_before_anything_is_made(stormbench: Run,
 def test_cloudmask_has_no_job_side_to_rehearse_yet(stormbench: Run, kit: Path, tmp_path: Path) -> None:
     done = stormbench("rehearse", kit / "config_Rivanna_1x8x32.sh", "--folder", tmp_path / "here")
     assert (done.returncode, "nothing to rehearse" in done.stderr) == (2, True)
+
+
+def config_of(kit: Path, name: str, line: str) -> Path:
+    """Return a copy of a shipped config with one more line, under a name that fits it."""
+    path = kit / f"config_{name}_copy{len(list(kit.iterdir()))}.sh"
+    path.write_text(f"{(kit / f'config_{name}.sh').read_text()}{line}\n")
+    return path
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "program", "word"),
+    [
+        ("CirrusGPU_16x4x2_gb2048", "CONT=docker://example.org/deepcam:1", "apptainer", "pull"),
+        ("DGXA100_16x8x1", "CONT=example.org#kit/deepcam:1", "srun", "--container-image=example.org#kit/deepcam:1"),
+        ("Perlmutter_256x4x2_nersc10", "CONT=example.org/deepcam:1", "shifter", "--image=example.org/deepcam:1"),
+        ("Perlmutter_256x4x2_nersc10", "CONT=example.org/deepcam:1 STORMBENCH_RUNTIME=podman-hpc", "podman-hpc", "example.org/deepcam:1"),
+        ("DGX_1x8x8", "CONT=example.org/deepcam:1", "docker", "example.org/deepcam:1"),
+    ],
+    ids=["apptainer", "pyxis", "shifter", "podman-hpc", "docker"],
+)
+def test_an_image_that_the_runtime_fetches_is_rehearsed_by_its_name(
+    stormbench: Run, kit: Path, tmp_path: Path, name: str, values: str, program: str, word: str
+) -> None:
+    done = stormbench("rehearse", config_of(kit, name, f"export {values}"), "--folder", tmp_path / "here", timeout=400)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    calls = [call for call in calls_of(tmp_path / "here") if call["program"] == program]
+    assert any(word in call["argv"] for call in calls)
+    (log,) = (tmp_path / "here").glob("results/*/result_1.txt")
+    # two ranks that each take themselves for the only one would write two logs of one rank
+    assert judge(log).verdict == "complete, target missed"
+    run = json.loads((log.parent / "run.json").read_text())
+    assert run["world_size"] == 2
+
+
+def processes_below(folder: Path) -> list[str]:
+    found = []
+    for place in Path("/proc").glob("[0-9]*"):
+        try:
+            told = (place / "environ").read_bytes() + (place / "cmdline").read_bytes()
+        except OSError:
+            continue
+        if f"{folder}/bin".encode() in told:
+            found.append((place / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace"))
+    return found
+
+
+@pytest.mark.parametrize(
+    ("name", "number"),
+    [("DGXA100_16x8x1", signal.SIGTERM), ("local_1x2x1", signal.SIGINT), ("DGX_1x8x8", signal.SIGHUP)],
+    ids=["slurm-TERM", "local-INT", "docker-HUP"],
+)
+def test_who_ends_the_rehearsal_ends_its_job_and_waits_for_that(kit: Path, tmp_path: Path, name: str, number: int) -> None:
+    folder = tmp_path / "here"
+    words = [sys.executable, "-m", "stormbench", "rehearse", str(kit / f"config_{name}.sh"), "--folder", str(folder)]
+    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    process = subprocess.Popen(words, env=clean_environment(), start_new_session=True, **pipes)
+    try:
+        deadline = time.monotonic() + 120
+        # rank 0 has begun its log
+        while not list(folder.glob("results/*/result_1.txt")) and process.poll() is None:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        assert process.poll() is None, process.stdout.read() if process.stdout else ""
+        os.kill(process.pid, number)
+        printed, _ = process.communicate(timeout=120)
+    finally:
+        process.kill()
+    assert process.returncode == 128 + number, printed[-2000:]
+    assert f"ended by {signal.Signals(number).name}" in printed
+    assert processes_below(folder) == []
+    (state,) = folder.glob("results/*/job_state")
+    assert f"done {128 + number}" in state.read_text() or "done 143" in state.read_text()
+
+
+def test_two_rehearsals_in_one_folder_are_refused(stormbench: Run, kit: Path, tmp_path: Path) -> None:
+    (tmp_path / "here").mkdir()
+    with (tmp_path / "here" / ".lock").open("w") as stream:
+        fcntl.flock(stream, fcntl.LOCK_EX)
+        done = stormbench("rehearse", kit / "config_local_1x2x1.sh", "--folder", tmp_path / "here")
+    assert done.returncode == 2
+    assert "choose --folder" in done.stderr
+    assert not (tmp_path / "here" / "job.sh").exists()

@@ -68,7 +68,7 @@ def _dispatch(state: State, arguments: list[str], known: Table) -> int:
         case ["stop", *words]:
             _kill(state, words, signal.SIGTERM)
         case ["image", "inspect", *words]:
-            _inspect(state, words)
+            return _inspect(state, words)
         case ["image", "exists", name]:
             return 0 if _image(state, name).exists() else 1
         case ["pull" | "image", *words] if arguments[0] == "pull" or words[:1] == ["pull"]:
@@ -138,15 +138,19 @@ def _pull(state: State, words: list[str]) -> None:
     print(names[0])
 
 
-def _inspect(state: State, words: list[str]) -> None:
+def _inspect(state: State, words: list[str]) -> int:
+    """Print what is known of images; that one isn't here is an answer too, by which scripts decide to pull it."""
     options, names = table("format,f= platform=", "cobra").parse(words)
     if not names:
         raise Rejected(f"{state.program} image inspect requires at least 1 argument")
     missing = [name for name in names if not _image(state, name).exists()]
+    state.record("accepted")
     if missing:
-        raise UserError(f"No such image: {missing[0]}")
+        print(f"[]\nError: No such image: {missing[0]}", file=sys.stderr)
+        return 1
     machine = {"x86_64": "amd64", "aarch64": "arm64"}.get(platform.machine(), platform.machine())
     print({"{{.Architecture}}": machine}.get(last(options, "format") or "", "[]"))
+    return 0
 
 
 def _check(options: list[tuple[str, str]]) -> None:
