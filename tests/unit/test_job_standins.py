@@ -39,7 +39,7 @@ class Rehearsal:
         self.environ = clean_environment(HOME=str(folder))
         self.environ["PATH"] = f"{folder / 'bin'}{os.pathsep}{self.environ['PATH']}"
 
-    def run(self, *words: str, stdin: str = "", timeout: float = 60, **environ: str) -> Done:
+    def run(self, *words: str, stdin: str = "", timeout: float = 180, **environ: str) -> Done:
         command = [str(word) for word in words]
         given: dict[str, Any] = {"cwd": self.work, "env": {**self.environ, **environ}, "input": stdin, "timeout": timeout}
         return subprocess.run(command, capture_output=True, text=True, check=False, **given)

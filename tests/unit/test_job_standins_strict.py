@@ -148,3 +148,18 @@ def test_docker_takes_a_terminal_where_there_is_one(here: Rehearsal) -> None:
     program = f"import pty, sys; sys.exit(pty.spawn(['sh', '-c', {inner!r}]) >> 8)"
     done = subprocess.run([sys.executable, "-c", program], cwd=here.work, env=here.environ, capture_output=True, text=True, check=False)
     assert (done.returncode, "inside" in done.stdout) == (0, True), done.stdout
+
+
+def test_scontrol_tells_what_a_job_was_submitted_with(here: Rehearsal) -> None:
+    here.script("#SBATCH -N 2 -p gpu --qos=long -A proj", "scontrol show job $SLURM_JOB_ID; scontrol show partition gpu")
+    told = here.run("sbatch", "job.sh").stdout
+    for word in (
+        "Partition=gpu",
+        "QOS=long",
+        "Account=proj",
+        "NumNodes=2",
+        f"Command={here.work}/job.sh",
+        f"WorkDir={here.work}",
+        "Default=NO",
+    ):
+        assert word in told

@@ -43,6 +43,8 @@ _SCANCEL = table(
     verbose,v version,V
     """
 )
+DEFAULT = "rehearsal"
+"""The partition of a job that names none."""
 _SHORT = {"PENDING": "PD", "RUNNING": "R", "COMPLETED": "CD", "FAILED": "F", "CANCELLED": "CA", "TIMEOUT": "TO"}
 
 
@@ -61,7 +63,7 @@ def sbatch(state: State, arguments: list[str]) -> int:
     ]
     request = directives_slurm.interpret(_merged(layers))
     if "test-only" in request.options:
-        print(f"sbatch: Job 1001 to start now using {request.nodes} nodes in partition {request.queue or 'rehearsal'}", file=sys.stderr)
+        print(f"sbatch: Job 1001 to start now using {request.nodes} nodes in partition {request.queue or DEFAULT}", file=sys.stderr)
         return 0
     job = _job(state, request, words[1:], name)
     number = batch.take(state, text, job)
@@ -81,7 +83,7 @@ def environment(state: State, job: batch.Job, number: str, index: int | None, re
         "SLURM_JOB_ID": number, "SLURM_JOBID": number, "SLURM_JOB_NUM_NODES": nodes, "SLURM_NNODES": nodes, "SLURM_JOB_NODELIST": names,
         "SLURM_NODELIST": names, "SLURM_SUBMIT_DIR": job["submitted_from"], "SLURM_SUBMIT_HOST": socket.gethostname(),
         "SLURM_JOB_NAME": job["name"],
-        "SLURM_JOB_PARTITION": job["queue"] or "rehearsal", "SLURM_CLUSTER_NAME": "rehearsal", "SLURM_JOB_USER": getpass.getuser(),
+        "SLURM_JOB_PARTITION": job["queue"] or DEFAULT, "SLURM_CLUSTER_NAME": "rehearsal", "SLURM_JOB_USER": getpass.getuser(),
         "SLURM_JOB_UID": os.getuid(), "SLURM_CPUS_ON_NODE": node_cores, "SLURM_JOB_CPUS_PER_NODE": f"{node_cores}{many}",
         "SLURM_TASKS_PER_NODE": f"{ranks}{many}", "SLURM_PROCID": 0, "SLURM_LOCALID": 0, "SLURM_NODEID": 0, "SLURM_GTIDS": 0,
         "SLURMD_NODENAME": expand(names)[0], "SLURM_NODE_ALIASES": "(null)", "SLURM_EXPORT_ENV": "ALL", "ENVIRONMENT": "BATCH",
@@ -108,7 +110,7 @@ def environment(state: State, job: batch.Job, number: str, index: int | None, re
 
 
 def scontrol(state: State, arguments: list[str]) -> int:
-    """`show job ID`, `show hostnames [LIST]` and `requeue ID`."""
+    """`show job ID`, `show partition NAME`, `show hostnames [LIST]` and `requeue ID`."""
     words = [word for word in arguments if word not in ("-o", "--oneliner", "-d", "--details")]
     state.record("accepted")
     match words:
@@ -120,14 +122,19 @@ def scontrol(state: State, arguments: list[str]) -> int:
                 raise UserError("slurm_load_jobs error: Invalid job id specified")
             restarts = job.get("restarts", 0)
             print(f"JobId={number} JobName={job['name']}\n   JobState={job['state']} Reason=None Dependency=(null)")
+            print(f"   Priority=1 Nice=0 Account={job['account'] or '(null)'} QOS={job['qos'] or 'normal'}")
+            print(f"   Partition={job['queue'] or DEFAULT} AllocNode:Sid={socket.gethostname()}:1")
             print(f"   Requeue=1 Restarts={restarts} BatchFlag=1 Reboot=0 ExitCode={job['code'] or 0}:0\n   NumNodes={job['nodes']}")
+            print(f"   Command={job['command']}\n   WorkDir={job['cwd']}")
+        case ["show", "partition" | "partitions", name]:
+            print(f"PartitionName={name}\n   AllowGroups=ALL Default={'YES' if name == DEFAULT else 'NO'} State=UP")
         case ["requeue", number]:
             if not batch.end(state, "requeue", number):
                 raise UserError(f"Invalid job id specified for job {number}")
         case ["ping"]:
             print("Slurmctld(primary) at rehearsal is UP")
         case _:
-            raise UserError(f"invalid keyword: {' '.join(words)}; the rehearsal knows show job, show hostnames, requeue and ping")
+            raise UserError(f"invalid keyword: {' '.join(words)}; the rehearsal knows show job, partition and hostnames, requeue, ping")
     return 0
 
 
@@ -172,7 +179,7 @@ def squeue(state: State, arguments: list[str]) -> int:
             "R": "None",
             "D": str(job["nodes"]),
         }
-        print(_formatted(form, {**values, "P": job["queue"] or "rehearsal", "M": "0:00"}))
+        print(_formatted(form, {**values, "P": job["queue"] or DEFAULT, "M": "0:00"}))
     return 0
 
 
@@ -232,6 +239,8 @@ def _job(state: State, request: Request, words: list[str], name: str) -> batch.J
         raise UserError(f"couldn't chdir to `{cwd}': No such file or directory")
     return {
         "scheduler": "slurm", "name": request.name or Path(name).name, "words": words, "cwd": cwd,
+        "command": str(Path(name).absolute()) if Path(name).exists() else "(null)", "account": options.get("account"),
+        "qos": options.get("qos"),
         "variables": _exported(options.get("export", "ALL")),
         "nodes": request.nodes,
         # a description in the comment is for readers: Slurm itself sets nothing from it
