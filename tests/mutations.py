@@ -214,13 +214,48 @@ def calls_program(chance: random.Random, text: str) -> Spoiled:
 
 def fails(chance: random.Random, text: str) -> Spoiled:
     command = chance.choice(["false", 'export X="$NOT_SET_ANYWHERE"', "cd /nonexistent/folder", "source /nonexistent/file.sh"])
-    return Spoiled(how="a command fails", content=f"{text}{command}\n".encode(), deserved="under set -euo pipefail|mend")
+    deserved = "under set -euo pipefail|mend|unbound variable: the check's shell"
+    return Spoiled(how="a command fails", content=f"{text}{command}\n".encode(), deserved=deserved)
+
+
+def array(chance: random.Random, text: str) -> Spoiled:
+    name, value = _pick(chance, text, COUNTS)
+    return Spoiled(how="an array", content=_set(text, name, f"({value} {value})"), deserved=f"{name} is an array, set but not exported")
+
+
+def foreign_blank(chance: random.Random, text: str) -> Spoiled:
+    name, value = _pick(chance, text, COUNTS)
+    blank = chance.choice("\u00a0\u2003\u3000")
+    return Spoiled(how="foreign blank", content=_set(text, name, value + blank), deserved=f"{name}=.*: must be .* no blank to a shell")
+
+
+def byte_order_mark(chance: random.Random, text: str) -> Spoiled:
+    return Spoiled(how="byte-order mark", content=b"\xef\xbb\xbf" + text.encode(), deserved=":1: a byte-order mark")
+
+
+def reaches_out(chance: random.Random, text: str) -> Spoiled:
+    command = chance.choice(["kill -0 $PPID", "history -w made", "fc -s", "suspend -f", "coproc cat", "eval :", "hostname x"])
+    return Spoiled(how="reaches out", content=f"{text}{command}\n".encode(), deserved=f":{len(text.splitlines()) + 1}: calls ")
+
+
+def writes(chance: random.Random, text: str) -> Spoiled:
+    command = chance.choice(["{ :; }", "[[ 1 ]]", "(( 1 ))", "echo \"x'\"", "for i in 1; do :; done", "x=$(:", ":"])
+    end = ")" if "$(" in command else ""
+    return Spoiled(
+        how="writes a file", content=f"{text}{command} >|made{end}\n".encode(), deserved=f":{len(text.splitlines()) + 1}: .* writes a file"
+    )
+
+
+def wrong_arithmetic(chance: random.Random, text: str) -> Spoiled:
+    name, _ = _pick(chance, text, COUNTS)
+    value = chance.choice(["$((1/0))", "$((08+1))", "$((2**-1))"])
+    return Spoiled(how="wrong arithmetic", content=_set(text, name, value), deserved="division by 0|too great for|exponent less")
 
 
 MUTATORS: tuple[Mutator, ...] = (
     drop_line, duplicate_line, random_value, other_number, huge_number, not_a_number, no_choice, unknown_name, unexported,
     unclosed_quote, crlf, merge_markers, nul_byte, garbage, no_utf8, changed_letter, cut_short, renamed, other_name, extremes,
-    ends_itself, calls_program, fails,
+    ends_itself, calls_program, fails, array, foreign_blank, byte_order_mark, reaches_out, writes, wrong_arithmetic,
 )  # fmt: skip
 
 

@@ -97,8 +97,8 @@ def test_a_name_that_claims_nersc10_alone_is_wrong(found: Found) -> None:
 
 def test_another_benchmark_asked_of_a_nersc10_config_is_no_error(found: Found) -> None:
     findings = found(NERSC10_NAME, overrides={"STORMBENCH_BENCHMARK": "cloudmask"}, **NERSC10)
-    assert [finding.level for finding in findings] == [WARNING]
-    assert "no NERSC-10 run" in findings[0].text
+    assert [finding.level for finding in findings] == [WARNING, WARNING]
+    assert any("no NERSC-10 run" in finding.text for finding in findings)
 
 
 def test_nersc10_is_deepcam(found: Found) -> None:
@@ -154,8 +154,9 @@ def test_additional_arguments_are_held_against_the_rules_too(found: Found, tmp_p
     findings = found(NERSC10_NAME, **{**NERSC10, "ADDITIONAL_ARGS": "--start-lr 0.006 --gradient_accumulation_frequency=2"})
     where = f"{tmp_path / NERSC10_NAME}:{line_of(tmp_path / NERSC10_NAME, 'ADDITIONAL_ARGS')}"
     told = [(finding.where, finding.text.partition(":")[0]) for finding in findings if "NERSC-10 needs" in finding.text]
-    assert (where, "START_LR=0.006") in told
-    assert (where, "GRADIENT_ACCUMULATION_FREQUENCY=2") in told
+    # in the words that the user wrote, not those of a variable that the config may set otherwise
+    assert (where, "--start_lr 0.006 in ADDITIONAL_ARGS") in told
+    assert (where, "--gradient_accumulation_frequency 2 in ADDITIONAL_ARGS") in told
 
 
 @pytest.mark.parametrize("words", ["--strat_lr 1", "--start_lr x", "--help", "more"])

@@ -115,7 +115,8 @@ class Option:
             return text.lower() in _TRUE
         if self.kind is str:
             if self.choices and text not in self.choices:
-                raise ValueError(f"must be {self.bounds}{did_you_mean(text, self.choices)}")
+                same = next((choice for choice in self.choices if choice.lower() == text.lower()), "")
+                raise ValueError(f"must be {self.bounds}{f'; did you mean {same}?' if same else did_you_mean(text, self.choices)}")
             return text
         if self.kind is Path:
             if not text:

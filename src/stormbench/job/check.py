@@ -11,7 +11,7 @@ from typing import Any
 from stormbench.core.errors import EXIT_DONE, EXIT_USER, UserError
 from stormbench.core.progress import say
 from stormbench.core.workloads import WORKLOADS
-from stormbench.job.findings import ERROR, Finding, error
+from stormbench.job.findings import ERROR, Finding, counted, error
 from stormbench.job.load import Job, load
 from stormbench.job.rules.science import global_batch
 from stormbench.job.values import clock
@@ -76,9 +76,9 @@ def describe(job: Job) -> str:
     layout = job.layout
     if layout is None:
         return job.benchmark
-    parts = [f"{job.benchmark} on {layout.nodes} x {layout.ranks_per_node} = {layout.ranks} ranks"]
+    parts = [f"{job.benchmark} on {layout.nodes} x {layout.ranks_per_node} = {counted(layout.ranks, 'rank')}"]
     if layout.instances > 1:
-        parts.append(f"{layout.instances} instances of {layout.ranks_per_instance} ranks")
+        parts.append(f"{layout.instances} instances of {counted(layout.ranks_per_instance, 'rank')}")
     batch = global_batch(job)
     if batch is not None:
         parts.append(f"global batch {batch}")

@@ -19,6 +19,11 @@ class Finding:
         return f"{self.where}: {self.text}" if self.level == ERROR else f"{self.where}: warning: {self.text}"
 
 
+def counted(number: int, thing: str) -> str:
+    """Return `1 rank` or `2 ranks`."""
+    return f"{number} {thing}" if number == 1 else f"{number} {thing}s"
+
+
 def error(where: str, text: str) -> Finding:
     """Return what keeps the job from being submitted."""
     return Finding(level=ERROR, where=where, text=text)

@@ -11,7 +11,7 @@ from typing import Any
 
 from stormbench.core.arguments import Parser, add_options, given_flags
 from stormbench.core.errors import UserError
-from stormbench.core.options import Option, options_of, resolve
+from stormbench.core.options import Option, blank, options_of, resolve
 from stormbench.core.workloads import WORKLOADS
 from stormbench.job import known
 from stormbench.job.config import RUNTIMES_OF, JobConfig
@@ -46,6 +46,8 @@ class Job:
     own_benchmark: str
     findings: tuple[Finding, ...]
     wrong: frozenset[str] = frozenset()
+    flags: dict[str, str] = dataclasses.field(default_factory=dict)
+    """By variable, the words of ADDITIONAL_ARGS that stand above it."""
 
     @property
     def benchmark(self) -> str:
@@ -64,11 +66,14 @@ class Job:
         return next((self.origin[name] for name in names if name in self.origin), self.path)
 
     def said(self, name: str) -> str:
-        """Return `NAME=value` as the config has it, or the default's value."""
+        """Return `NAME=value` as the config has it, the flag that overrules it, or the default's value."""
+        if name in self.flags:
+            return f"{self.flags[name]} in ADDITIONAL_ARGS"
         if name in self.values:
             return f"{name}={self.values[name]}"
         spec = known.job_options().get(name) or known.workload_options(self.benchmark).get(name)
-        return f"{name}={'' if spec is None else spec.default} (the default)"
+        default = "" if spec is None or spec.default is None else spec.default
+        return f"{name}={' '.join(map(str, default)) if isinstance(default, tuple) else default} (the default)"
 
 
 def load(path: str | os.PathLike[str], environ: Mapping[str, str], overrides: Mapping[str, str] | None = None) -> Job:
@@ -101,13 +106,24 @@ def load(path: str | os.PathLike[str], environ: Mapping[str, str], overrides: Ma
     # what the workload will be told on its command line stands above the variables, for the rules too
     flags = _flags(job, findings) if job.own_benchmark == job.benchmark else {}
     place = job.where("ADDITIONAL_ARGS")
-    told = dataclasses.replace(job, values={**values, **flags}, origin={**origin, **dict.fromkeys(flags, place)})
+    specs = known.workload_options(job.benchmark)
+    told = dataclasses.replace(
+        job, values={**values, **flags}, origin={**origin, **dict.fromkeys(flags, place)},
+        flags={name: f"{specs[name].flag} {text}".rstrip() for name, text in flags.items()},
+    )  # fmt: skip
     workload = None if workload_problems else _workload(told, findings)
     layout = _layout(job, findings)
     from stormbench.job.rules import apply
 
+    findings = [finding for finding in findings if not _of_a_wrong_value(finding, job)]
     findings += apply(dataclasses.replace(told, workload=workload, layout=layout))
     return dataclasses.replace(job, workload=workload, layout=layout, findings=tuple(dict.fromkeys(findings)))
+
+
+def _of_a_wrong_value(finding: Finding, job: Job) -> bool:
+    """Whether bash only stumbled over a value that has its own finding, as in `[ "$DGXNNODES" -ge 10 ]`."""
+    stumbled = re.match(r"\[{1,2}: (.*): integer expression expected", finding.text)
+    return stumbled is not None and any(job.values.get(name, "") == stumbled[1] for name in job.wrong)
 
 
 def _implied_runtime(values: Mapping[str, str], overrides: Mapping[str, str]) -> dict[str, str]:
@@ -156,7 +172,10 @@ def _unlike_in_shells(values: Mapping[str, str], origin: Mapping[str, str]) -> l
     found = []
     for name, spec in {**known.job_options(), "SEED": known.workload_options("deepcam")["SEED"]}.items():
         text = values.get(name, "")
-        if spec.kind is int and not spec.convert and not spec.many and re.fullmatch(r"\s*[+]?[0-9]+\s*", text, re.ASCII):
+        if spec.kind is int and not spec.convert and not spec.many and text and blank(text):
+            told = f"{name}={text!r}: is blank, but set, and the job script computes with it; write a number, or leave {name} out"
+            found.append(error(origin.get(name, ENVIRONMENT), told))
+        elif spec.kind is int and not spec.convert and not spec.many and re.fullmatch(r"\s*[+]?[0-9]+\s*", text, re.ASCII):
             plain = str(int(text)) if len(text) < 20 else text
             if text != plain:
                 told = f"{name}={text!r}: the job script computes with it, and shells read a sign, blank or leading 0 otherwise"
@@ -169,7 +188,7 @@ def _parse_all(specs: Any, values: Mapping[str, str], origin: Mapping[str, str],
     typed = {}
     for spec in specs:
         text = values.get(spec.variable, "")
-        if text.strip():
+        if not blank(text):
             try:
                 typed[spec.name] = spec.parse(text, f"{spec.variable}={text}")
             except UserError as wrong:
@@ -215,10 +234,20 @@ def _workload(job: Job, findings: list[Finding]) -> Any:
     try:
         return resolve(WORKLOADS[job.benchmark].options(), {}, {**at_run_time, **job.values})[0]
     except UserError as wrong:
-        text = str(wrong)
-        names = [name for name in job.values if name in text]
-        findings.append(error(job.where(*sorted(names, key=text.index)), text))
+        text = _in_variables(str(wrong), job)
+        names = [name for name in job.values if name in text or (name in job.flags and job.flags[name] in text)]
+        findings.append(error(job.where(*sorted(names, key=text.find)), text))
         return None
+
+
+def _in_variables(text: str, job: Job) -> str:
+    """Return a workload's sentence, which speaks of flags, in the words of a config: its variables, or its ADDITIONAL_ARGS."""
+    for spec in sorted(known.workload_options(job.benchmark).values(), key=lambda spec: -len(spec.name)):
+        text = re.sub(rf"{spec.flag} ([^\s;,]+)", rf"{spec.variable}=\1", text)
+        text = re.sub(rf"{spec.flag}\b" + (rf"|(?<![\w=-]){spec.name}\b" if "_" in spec.name else ""), spec.variable, text)
+    for name, words in job.flags.items():
+        text = text.replace(f"{name}={job.values[name]}", f"{words} in ADDITIONAL_ARGS")
+    return text
 
 
 def _layout(job: Job, findings: list[Finding]) -> Layout | None:

@@ -12,7 +12,12 @@ DEEPCAM_WEIGHTS_GB = 0.9
 """56.5 million weights in float32 with gradients and two moments: 56,454,720 x 4 x 4 bytes."""
 DEEPCAM_SAMPLE_GB = 5.6
 """Activations of one 768 x 1152 sample in float32: 6.5 GB measured at batch 1, less the weights'."""
+DEEPCAM_FORWARD_GB = 0.52
+"""A sample without its backward pass: 16 input channels and 3 of logits in full size (0.067 GB), and the decoder's widest layer,
+256 channels at half size, as input and output of a step (2 x 0.227 GB), in float32."""
 DEEPCAM_PIXELS = 768 * 1152
+SEEN = {16.0: 2}
+"""Local batches that a site found to be the largest, by the GB of its GPUs, where the estimate alone would allow more."""
 MIXED_PRECISION = 0.55
 """Activations of mixed precision against float32: most are halved, statistics and the loss stay."""
 MOST = 10**12
@@ -38,9 +43,9 @@ class Need:
         return int(room / self.sample_gb) if room < self.sample_gb * MOST else MOST
 
 
-def deepcam(width: float = 1.0, mixed: bool = False, pixels: int = DEEPCAM_PIXELS) -> Need:
+def deepcam(width: float = 1.0, mixed: bool = False, pixels: int = DEEPCAM_PIXELS, training: bool = True) -> Need:
     """Return what DeepCAM needs: weights grow with the square of the network's width, activations with the width and the pixels."""
-    sample = DEEPCAM_SAMPLE_GB * width * min(pixels, MOST) / DEEPCAM_PIXELS
+    sample = (DEEPCAM_SAMPLE_GB if training else DEEPCAM_FORWARD_GB) * width * min(pixels, MOST) / DEEPCAM_PIXELS
     return Need(fixed_gb=DEEPCAM_WEIGHTS_GB * width**2, sample_gb=sample * (MIXED_PRECISION if mixed else 1))
 
 
@@ -67,12 +72,12 @@ def unet_kept(patch: int) -> int:
     return kept + 2 * UNET_BOTTLENECK * (patch >> len(UNET_LEVELS)) ** 2 + patch**2
 
 
-def need(benchmark: str, workload: Any) -> Need | None:
-    """Return what the typed options of a benchmark ask of one rank; None where no estimate is known."""
+def need(benchmark: str, workload: Any, training: bool = True) -> Need | None:
+    """Return what the typed options of a benchmark ask of one rank, in training or in validation; None where no estimate is known."""
     if benchmark == "deepcam":
         dummy = workload.data_format == "dummy"
         pixels = workload.dummy_height * workload.dummy_width if dummy else DEEPCAM_PIXELS
-        return deepcam(workload.width, workload.precision_mode != "fp32", pixels)
-    if benchmark == "cloudmask":
+        return deepcam(workload.width, workload.precision_mode != "fp32", pixels, training)
+    if benchmark == "cloudmask" and training:
         return cloudmask(workload.patch_size, workload.precision != "fp32")
     return None

@@ -48,6 +48,11 @@ def clock(seconds: int) -> str:
     return f"{seconds // 3600:02d}:{seconds // 60 % 60:02d}:{seconds % 60:02d}"
 
 
+def exact(number: float) -> str:
+    """Return a number with all its digits, as a config would write it."""
+    return f"{number:.15g}"
+
+
 def parse_names(text: str) -> tuple[str, ...]:
     """Return the words of a list separated by blanks."""
     return tuple(words_of(text))

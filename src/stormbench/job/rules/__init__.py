@@ -10,17 +10,20 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 from stormbench.job.findings import Finding
-from stormbench.job.rules import launching, limits, names, paths, placing, science
+from stormbench.job.rules import launching, limits, names, nersc10, paths, placing, sbatch, science, tags
 
 if TYPE_CHECKING:
     from stormbench.job.load import Job
 
 RULES: tuple[Callable[[Job], Iterator[Finding]], ...] = (
     *names.RULES,
+    *tags.RULES,
     *placing.RULES,
+    *sbatch.RULES,
     *launching.RULES,
     *limits.RULES,
     *science.RULES,
+    *nersc10.RULES,
     *paths.RULES,
 )
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from stormbench.job.config import LAUNCHERS_OF, RUNTIMES_OF
 from stormbench.job.findings import Finding, error, warning
+from stormbench.job.rules.paths import is_file_path
 from stormbench.job.values import clock
 
 if TYPE_CHECKING:
@@ -87,6 +89,8 @@ def _image(job: Job) -> Iterator[Finding]:
         yield warning(
             job.where("STORMBENCH_RUNTIME"), f"CONT is not set, so the {config.runtime} job will ask for it at run time; export CONT=IMAGE"
         )
+    elif not is_file_path(image) and (wrong := re.search(r"[\s;'\"`$|&<>()\\]", image)):
+        yield error(job.where("CONT"), f"CONT={image}: no registry has an image with {wrong[0]!r} in its name; write REGISTRY/NAME:TAG")
     elif config.runtime == "pyxis" and image.endswith(".sqsh") and not image.startswith(("/", "./")):
         yield error(
             job.where("CONT"), f"CONT={image}: pyxis takes this for a registry's name, as it begins with neither / nor ./; write ./{image}"

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 from stormbench.core.errors import did_you_mean
 from stormbench.core.workloads import WORKLOADS
 from stormbench.job import memory
-from stormbench.job.findings import Finding, error, warning
+from stormbench.job.findings import Finding, counted, error, warning
 from stormbench.job.known import workload_options
 from stormbench.job.layout import Layout
+from stormbench.job.values import clock
 
 if TYPE_CHECKING:
     from stormbench.job.load import Job
@@ -35,7 +36,9 @@ def _queue(job: Job) -> Iterator[Finding]:
     for what, cause, value, limit in breaches(limits[name], job.layout):
         above = "below" if what == "min_nodes" else "above"
         unit = {"min_nodes": "nodes", "gpus": "GPUs"}.get(what, what)
-        yield error(job.where(cause, variable), f"{value} {unit} is {above} the {limit} that {variable}={name} allows; {fix}{cause}")
+        # a time that is no whole number of minutes is told as a clock shows it
+        told = f"{value} is {above} the {limit} {unit}" if ":" in value else f"{value} {unit} is {above} the {limit}"
+        yield error(job.where(cause, variable), f"{told} that {variable}={name} allows; {fix}{cause}")
 
 
 def breaches(limits: Mapping[str, int], layout: Layout) -> list[tuple[str, str, str, int]]:
@@ -48,20 +51,15 @@ def breaches(limits: Mapping[str, int], layout: Layout) -> list[tuple[str, str, 
     if layout.gpus > limits.get("gpus", layout.gpus):
         found.append(("gpus", "DGXNNODES", str(layout.gpus), limits["gpus"]))
     if layout.wall_s is not None and "minutes" in limits and layout.wall_s > 60 * limits["minutes"]:
-        found.append(("minutes", "WALLTIME", f"{layout.wall_s / 60:.10g}", limits["minutes"]))
+        found.append(("minutes", "WALLTIME", clock(layout.wall_s) if layout.wall_s % 60 else str(layout.wall_s // 60), limits["minutes"]))
     return found
 
 
 def _memory(job: Job) -> Iterator[Finding]:
     """The local batch fits in the memory that a rank has."""
-    config, layout = job.config, job.layout
-    if job.workload is None or layout is None:
+    if job.workload is None or job.layout is None:
         return
-    if layout.gpus_per_node:
-        available, whose = config.gpu_memory, f"a GPU has {config.gpu_memory:g} GB (STORMBENCH_GPU_MEMORY)"
-    else:
-        available = config.node_memory / config.ranks_per_node
-        whose = f"a rank has {available:.3g} GB, {config.node_memory:g} GB (STORMBENCH_NODE_MEMORY) over {config.ranks_per_node} ranks"
+    available, whose = _available(job)
     need = memory.need(job.benchmark, job.workload)
     variable = WORKLOADS[job.benchmark].batch
     if not available or need is None:
@@ -73,4 +71,40 @@ def _memory(job: Job) -> Iterator[Finding]:
         yield error(job.where(variable), f"{job.said(variable)}: needs about {need.total(batch):.3g} GB, but {whose}; {fix}")
 
 
-RULES = (_queue, _memory)
+def _available(job: Job) -> tuple[float, str]:
+    """Return the GB that a rank has, 0 where that is unknown, and the words for it."""
+    config = job.config
+    if job.layout is None:
+        return 0.0, ""
+    if job.layout.gpus_per_node:
+        return config.gpu_memory, f"a GPU has {config.gpu_memory:g} GB (STORMBENCH_GPU_MEMORY)"
+    available = config.node_memory / config.ranks_per_node
+    shares = f"{config.node_memory:g} GB (STORMBENCH_NODE_MEMORY) over {counted(config.ranks_per_node, 'rank')}"
+    return available, f"a rank has {available:.3g} GB, {shares}"
+
+
+def _validation(job: Job) -> Iterator[Finding]:
+    """The validation batch fits too; it keeps nothing for a backward pass, so that more samples of it do."""
+    batch = getattr(job.workload, "local_batch_size_validation", None)
+    available, whose = _available(job)
+    need = memory.need(job.benchmark, job.workload, training=False) if job.workload is not None else None
+    if batch is None or need is None or not available or getattr(job.workload, "disable_validation", False):
+        return
+    largest = need.largest(available)
+    if batch > largest:
+        name = "LOCAL_VALIDATION_BATCH_SIZE"
+        fix = f"set {name} to at most {largest}" if largest else "not even 1 fits; use fewer ranks per node or larger memory"
+        yield error(job.where(name), f"{job.said(name)}: needs about {need.total(batch):.3g} GB, but {whose}; {fix}")
+
+
+def _seen(job: Job) -> Iterator[Finding]:
+    """A batch that the estimate allows, but at a known site proved too large."""
+    if job.benchmark != "deepcam" or job.workload is None or job.layout is None or not job.layout.gpus_per_node or job.workload.width < 1:
+        return
+    most = memory.SEEN.get(job.config.gpu_memory)
+    if most is not None and job.workload.data_format != "dummy" and job.workload.local_batch_size > most:
+        told = f"{job.said('LOCAL_BATCH_SIZE')}: EPCC found at most {most} to fit on Cirrus's GPUs of {job.config.gpu_memory:g} GB"
+        yield warning(job.where("LOCAL_BATCH_SIZE"), f"{told}; use that, or try it on one node first")
+
+
+RULES = (_queue, _memory, _validation, _seen)

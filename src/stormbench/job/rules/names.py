@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from stormbench.core.errors import UserError
 from stormbench.core.workloads import WORKLOADS
 from stormbench.job import known
-from stormbench.job.findings import Finding, error, warning
+from stormbench.job.findings import Finding, counted, error, warning
 
 if TYPE_CHECKING:
     from stormbench.job.load import Job
@@ -27,8 +27,13 @@ class ConfigName:
 
     system: str
     sizes: tuple[int, ...]
-    tags: tuple[str, ...]
+    spelled: tuple[str, ...]
     written: str
+
+    @property
+    def tags(self) -> tuple[str, ...]:
+        """The tags in small letters: NERSC10 claims what nersc10 does."""
+        return tuple(tag.lower() for tag in self.spelled)
 
     @property
     def weak(self) -> bool:
@@ -41,12 +46,12 @@ class ConfigName:
     @property
     def systems(self) -> tuple[str, ...]:
         """What DGXSYSTEM may be: the system, or the name's whole stem as published kits set it."""
-        return (self.system, f"{self.system}_{self.written}", "_".join((self.system, self.written, *self.tags)))
+        return (self.system, f"{self.system}_{self.written}", "_".join((self.system, self.written, *self.spelled)))
 
     def renamed(self, position: int, value: int) -> str:
         """Return the file name with one of the numbers replaced."""
         sizes = [*self.sizes[:position], value, *self.sizes[position + 1 :]]
-        return "config_" + "_".join((self.system, "x".join(map(str, sizes)), *self.tags)) + ".sh"
+        return "config_" + "_".join((self.system, "x".join(map(str, sizes)), *self.spelled)) + ".sh"
 
 
 def read_name(path: str) -> ConfigName | None:
@@ -55,7 +60,7 @@ def read_name(path: str) -> ConfigName | None:
     if match is None:
         return None
     sizes = tuple(int(size) for size in match["sizes"].split("x"))
-    return ConfigName(system=match["system"], sizes=sizes, tags=tuple(match["tags"].split("_")[1:]), written=match["sizes"])
+    return ConfigName(system=match["system"], sizes=sizes, spelled=tuple(match["tags"].split("_")[1:]), written=match["sizes"])
 
 
 def _name_against_content(job: Job) -> Iterator[Finding]:
@@ -82,8 +87,8 @@ def _instances(job: Job, name: ConfigName) -> Iterator[Finding]:
     elif not name.weak and job.layout is not None and job.layout.instances > 1:
         yield error(
             job.where("TRAINING_INSTANCE_SIZE"),
-            f"TRAINING_INSTANCE_SIZE={size} makes {job.layout.instances} instances, but the file's name isn't a weak-scaling one; "
-            f"rename it to {WEAK}, or remove TRAINING_INSTANCE_SIZE",
+            f"TRAINING_INSTANCE_SIZE={size} makes {counted(job.layout.instances, 'instance')}, but the file's name isn't a weak-scaling "
+            f"one; rename it to {WEAK}, or remove TRAINING_INSTANCE_SIZE",
         )
 
 
@@ -104,9 +109,9 @@ def _sizes(job: Job, name: ConfigName) -> Iterator[Finding]:
         if config.nodes == nodes and layout is not None and config.instance_size and layout.instances != instances:
             yield error(
                 job.where("TRAINING_INSTANCE_SIZE"),
-                f"TRAINING_INSTANCE_SIZE={config.instance_size} makes {layout.instances} instances of {layout.nodes_per_instance} nodes, "
-                "but the file's "
-                f"name says {instances} of {per_instance}; change it to {per_instance * ranks}, or rename the file",
+                f"TRAINING_INSTANCE_SIZE={config.instance_size} makes {counted(layout.instances, 'instance')} of "
+                f"{counted(layout.nodes_per_instance, 'node')}, but the file's name says {instances} of {per_instance}; "
+                f"change it to {per_instance * ranks}, or rename the file",
             )
         words = f"{instances} instances x {per_instance} = {nodes} nodes"
     else:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import fnmatch
 import os
-import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from stormbench.job import here
 from stormbench.job.findings import Finding, error, warning
 
 if TYPE_CHECKING:
@@ -19,15 +19,17 @@ IMAGE_FILES = (".sqsh", ".sif", ".simg")
 
 def meant_for_this_machine(job: Job) -> bool:
     """Whether the config's paths must be here: it runs locally, or this host is one of those it names."""
-    host = socket.gethostname()
-    names = {host, host.split(".")[0]}
-    return job.config.scheduler == "local" or any(fnmatch.fnmatch(name, pattern) for pattern in job.config.hosts for name in names)
+    if job.config.scheduler == "local":
+        return True
+    return bool(job.config.hosts) and any(
+        fnmatch.fnmatchcase(name, pattern.lower()) for name in here.names() for pattern in job.config.hosts
+    )  # fmt: skip
 
 
 def _paths(job: Job) -> Iterator[Finding]:
-    here = meant_for_this_machine(job)
-    tell = error if here else warning
-    needs_data = getattr(job.workload, "data_format", None) != "dummy"
+    tell = error if meant_for_this_machine(job) else warning
+    # the workload itself may be unknown, where another of its values is wrong
+    needs_data = getattr(job.workload, "data_format", job.values.get("DATA_FORMAT", "").strip()) != "dummy"
     data = job.values.get("DATADIR", "").strip()
     if not data and needs_data:
         yield warning(job.where("DATADIR"), "DATADIR is not set, so the job will ask for it at run time; export DATADIR=FOLDER")
@@ -41,9 +43,7 @@ def _paths(job: Job) -> Iterator[Finding]:
     if venv:
         yield from _missing(job, tell, "STORMBENCH_VENV", venv, "virtual environment", Path.is_dir)
     for mount in job.config.mounts:
-        source = mount.split(":")[0]
-        if source.startswith(("/", ".")):
-            yield from _missing(job, tell, "STORMBENCH_MOUNTS", source, "mount's source", Path.exists)
+        yield from _missing(job, tell, "STORMBENCH_MOUNTS", mount.split(":")[0], "mount's source", Path.exists)
 
 
 def is_file_path(image: str) -> bool:

@@ -1,4 +1,4 @@
-"""Ranks against the node they stand on: GPUs, cores, threads, core lists, network cards, and what sbatch is told of them."""
+"""Ranks against the node they stand on: GPUs, cores, threads, core lists, network cards."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ from stormbench.job.findings import Finding, error, warning
 if TYPE_CHECKING:
     from stormbench.job.load import Job
 
-_GPUS = re.compile(r"(?:[A-Za-z0-9_.-]+:)?([0-9]{1,9})")
-_SLURM_TIME = re.compile(r"(?:(\d{1,4})-(\d{1,2})(?::(\d{1,2}))?(?::(\d{1,2}))?|(\d{1,6})(?::(\d{1,2}))?(?::(\d{1,2}))?)", re.ASCII)
+
+THREADS_PER_CORE = 4
+"""Hardware threads of a core at most, as on POWER9 with SMT4."""
 
 
 def _gpus(job: Job) -> Iterator[Finding]:
@@ -97,6 +98,13 @@ def _core_lists(job: Job) -> Iterator[Finding]:
             )
             return
         widest = max(widest, one, key=lambda item: item[1])
+    highest, cores = max(last for _, last, _ in ranges), job.config.cores_per_node
+    if cores and highest >= cores:
+        told = f"STORMBENCH_RANK_CORES names core {highest}, but {job.said('STORMBENCH_CORES_PER_NODE')} are 0 to {cores - 1}"
+        if highest >= THREADS_PER_CORE * cores:
+            yield error(where, f"{told}; name cores of the node")
+        else:
+            yield warning(where, f"{told}; numbers above are hardware threads at best, which share a core with another rank's or its own")
 
 
 def _ends(part: str) -> tuple[int, int]:
@@ -112,45 +120,4 @@ def _cards(job: Job) -> Iterator[Finding]:
         yield error(job.where("STORMBENCH_NICS"), f"STORMBENCH_NICS names {cards} cards for {job.said('DGXNGPU')}; {fix}")
 
 
-def _sbatch(job: Job) -> Iterator[Finding]:
-    """What sbatch reads from the environment asks for the very allocation that the job is laid out for."""
-    layout = job.layout
-    if layout is None or job.config.scheduler != "slurm":
-        return
-    for name, wanted, what in (
-        ("SBATCH_GPUS", layout.gpus, f"{layout.nodes} nodes x {layout.gpus_per_node} GPUs"),
-        ("SBATCH_GPUS_PER_NODE", layout.gpus_per_node, f"{layout.gpus_per_node} GPUs per node"),
-    ):
-        text = job.values.get(name, "").strip()
-        match = _GPUS.fullmatch(text)
-        if text and (match is None or int(match[1]) != wanted):
-            fix = f"set {name}={wanted} or remove it" if wanted else "remove it"
-            yield error(job.where(name), f"{name}={text}: the layout is {what}, so sbatch would ask for something else; {fix}")
-    text = job.values.get("SBATCH_TIMELIMIT", "").strip()
-    if text and layout.wall_s is not None:
-        seconds = slurm_seconds(text)
-        if seconds is None:
-            yield error(job.where("SBATCH_TIMELIMIT"), f"SBATCH_TIMELIMIT={text}: not a time limit of Slurm's; set it to $WALLTIME")
-        # Slurm itself counts in whole minutes, rounded up
-        elif -(-seconds // 60) != -(-layout.wall_s // 60):
-            yield error(
-                job.where("SBATCH_TIMELIMIT"),
-                f"SBATCH_TIMELIMIT={text}: contradicts {job.said('WALLTIME')}; "
-                "set it to $WALLTIME or remove it",
-            )
-
-
-def slurm_seconds(text: str) -> int | None:
-    """Return the seconds of `minutes`, `minutes:seconds`, `h:mm:ss`, `d-h`, `d-h:mm` or `d-h:mm:ss`; None for anything else."""
-    match = _SLURM_TIME.fullmatch(text)
-    if match is None:
-        return None
-    parts = [int(part or 0) for part in match.groups()]
-    if match[1] is not None:
-        return ((parts[0] * 24 + parts[1]) * 60 + parts[2]) * 60 + parts[3]
-    if match[7] is not None:
-        return (parts[4] * 60 + parts[5]) * 60 + parts[6]
-    return parts[4] * 60 + parts[5]
-
-
-RULES = (_gpus, _cores, _omp_threads, _core_lists, _cards, _sbatch)
+RULES = (_gpus, _cores, _omp_threads, _core_lists, _cards)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from stormbench.core.workloads import WORKLOADS
 from stormbench.job import recipes
-from stormbench.job.findings import Finding, error, warning
-from stormbench.job.known import workload_options
+from stormbench.job.findings import Finding, counted, error, warning
+from stormbench.job.known import foreign_to, workload_options
 from stormbench.job.memory import MOST
-from stormbench.job.rules.names import read_name
+from stormbench.job.values import exact
 
 if TYPE_CHECKING:
     from stormbench.job.load import Job
@@ -22,6 +22,9 @@ FAR = 2.0
 """A rate more than this factor off the nearest recipe's is worth a warning."""
 HOPELESS = 10.0
 """A rate above this many times the highest that ever converged is an error."""
+HIGHEST = round(HOPELESS * recipes.HIGHEST_RATE, 12)
+CLOUDMASK_PRODUCTS, CLOUDMASK_FRAME = 970, (1024, 1280)
+"""Of the published training set: 970 frames, each cut to this many pixels and into 20 patches of 256 x 256."""
 
 
 def global_batch(job: Job) -> int | None:
@@ -47,6 +50,37 @@ def _epoch(job: Job) -> Iterator[Finding]:
         yield error(where, f"{said} above the {samples} samples of {whose}, so that no epoch has a step; use at most {samples}")
 
 
+def _patches(job: Job) -> Iterator[Finding]:
+    """CloudMask's epoch has a step too: the published set has 19,400 patches before the split."""
+    batch = global_batch(job)
+    if batch is None or job.benchmark != "cloudmask" or job.workload is None:
+        return
+    height, width = (edge // job.workload.patch_size for edge in CLOUDMASK_FRAME)
+    all_patches = CLOUDMASK_PRODUCTS * height * width
+    patches = int(all_patches * job.workload.train_split)
+    if batch > patches:
+        # a config for DeepCAM has the ranks that DeepCAM needs
+        tell = error if job.own_benchmark == "cloudmask" else warning
+        said = f"global batch {batch}, {counted(job.layout.ranks_per_instance, 'rank')} x {job.said('STORMBENCH_CLOUDMASK_BATCH_SIZE')}" \
+            if job.layout is not None else f"global batch {batch}"
+        yield tell(
+            job.where("STORMBENCH_CLOUDMASK_BATCH_SIZE", "DGXNNODES"),
+            f"{said}, is above the {patches} training patches ({exact(job.workload.train_split)} of {all_patches}) of the published set, "
+            "so that no epoch has a step; use fewer ranks or a smaller batch",
+        )
+
+
+def _benchmark(job: Job) -> Iterator[Finding]:
+    """A config made for one workload says nothing of the other's hyperparameters."""
+    if job.benchmark == job.own_benchmark or any(name in foreign_to(job.own_benchmark) for name in job.own):
+        return
+    yield warning(
+        job.where("STORMBENCH_BENCHMARK"),
+        f"the config is for {job.own_benchmark}: its layout is kept, but the hyperparameters are {job.benchmark}'s defaults, which nobody "
+        f"chose for this size; export them, or use a config for {job.benchmark}",
+    )
+
+
 def _groups(job: Job) -> Iterator[Finding]:
     """Ranks divide into batch-norm groups."""
     group = getattr(job.workload, "batchnorm_group_size", 1)
@@ -66,6 +100,14 @@ def _seeds(job: Job) -> Iterator[Finding]:
             yield error(
                 job.where(name), f"{name}={seed} + {trials} trials reaches 2**32, the end of seeds; use a seed below {MAX_SEED - trials}"
             )
+
+
+def _distinct_seeds(job: Job) -> Iterator[Finding]:
+    """Each job of an array has a seed of its own, else two of them are one run."""
+    twice = next((seed for position, seed in enumerate(job.config.seeds) if seed in job.config.seeds[:position]), None)
+    if twice is not None:
+        told = f"{job.said('STORMBENCH_SEEDS')}: {twice} is given twice, and both jobs would be the same run; give each its own"
+        yield error(job.where("STORMBENCH_SEEDS"), told)
 
 
 def _wireup(job: Job) -> Iterator[Finding]:
@@ -93,16 +135,20 @@ def _learning_rate(job: Job) -> Iterator[Finding]:
     factor = workload.lr_warmup_factor if workload.lr_warmup_steps else 1.0
     peak = workload.start_lr * factor
     where, said = job.where("START_LR"), job.said("START_LR")
-    reached = f"{said} x LR_WARMUP_FACTOR={factor:g}" if factor != 1 else said
+    reached = f"{said} x {job.said('LR_WARMUP_FACTOR')}" if factor != 1 else said
     known = f"the recipe known to converge at global batch {recipe.global_batch} has {recipe.start_lr:g}"
     if peak == 0:
         yield error(where, f"{said}: the network would never learn; {known}")
-    elif peak > HOPELESS * recipes.HIGHEST_RATE:
-        yield error(
-            where, f"{reached}: above {HOPELESS * recipes.HIGHEST_RATE:g}, ten times the highest rate known to converge; {known}, use that"
-        )
+    elif peak > HIGHEST:
+        yield error(where, f"{reached}: above {exact(HIGHEST)}, ten times the highest rate known to converge; {known}, use that")
     elif not 1 / FAR <= peak / recipe.start_lr * (1 + 1e-9) <= FAR * (1 + 2e-9):
         yield warning(where, f"{reached} is more than {FAR:g}x off at global batch {batch}: {known}")
+    if schedule_without_steps(workload):
+        yield warning(
+            job.where("LR_SCHEDULE", "LR_SCHEDULE_TYPE"),
+            f"{job.said('LR_SCHEDULE' if 'LR_SCHEDULE' in job.values else 'LR_SCHEDULE_TYPE')}: without LR_MILESTONES the rate never "
+            f"decays; the recipe known to converge at global batch {recipe.global_batch} has {recipe.words}",
+        )
     if workload.optimizer != recipes.OPTIMIZER:
         yield warning(
             job.where("OPTIMIZER"),
@@ -111,6 +157,12 @@ def _learning_rate(job: Job) -> Iterator[Finding]:
         )
     if batch == recipe.global_batch:
         yield from _recipe(job, recipe)
+
+
+def schedule_without_steps(workload: Any) -> bool:
+    """Whether the schedule is multistep, but has no step."""
+    schedule = workload.schedule()
+    return schedule.type == "multistep" and not schedule.milestones
 
 
 def _recipe(job: Job, recipe: recipes.Recipe) -> Iterator[Finding]:
@@ -123,9 +175,11 @@ def _recipe(job: Job, recipe: recipes.Recipe) -> Iterator[Finding]:
         else schedule.milestones == recipe.milestones and schedule.decay_rate == recipes.DECAY_RATE
     )
     at = f"the recipe known to converge at global batch {recipe.global_batch} has"
-    if not same:
+    if not same and not schedule_without_steps(workload):
         names = ["LR_SCHEDULE", "LR_T_MAX", "LR_MILESTONES", "LR_SCHEDULE_TYPE"]
-        if schedule.type == recipe.schedule and recipe.t_max is None and schedule.milestones == recipe.milestones:
+        if schedule.type != recipe.schedule:
+            names = ["LR_SCHEDULE_TYPE", "LR_SCHEDULE"]
+        elif schedule.type == recipe.schedule and recipe.t_max is None and schedule.milestones == recipe.milestones:
             names.insert(1, "LR_DECAY_RATE")
         set_by = next((name for name in names if name in job.values), None)
         what = job.said(set_by) if set_by else "no learning-rate schedule"
@@ -136,71 +190,4 @@ def _recipe(job: Job, recipe: recipes.Recipe) -> Iterator[Finding]:
         yield warning(job.where("WEIGHT_DECAY"), f"{job.said('WEIGHT_DECAY')}: {at} {recipes.WEIGHT_DECAY:g}")
 
 
-def _nersc10(job: Job) -> Iterator[Finding]:
-    """A run that claims to be NERSC-10's keeps its rules, each breach told alone."""
-    name, claim = read_name(job.path), job.config.nersc10
-    in_name = name is not None and "nersc10" in name.tags
-    where = job.where("STORMBENCH_NERSC10")
-    if in_name and claim == "no":
-        yield error(
-            where,
-            f"{job.said('STORMBENCH_NERSC10')}, but the file's name says nersc10; "
-            "set it to baseline or optimized, or rename the file",
-        )
-    if not in_name and claim == "no":
-        return
-    if job.own_benchmark != "deepcam":
-        yield error(
-            job.where("STORMBENCH_BENCHMARK"),
-            f"STORMBENCH_BENCHMARK={job.own_benchmark}: NERSC-10 is DeepCAM's; "
-            f"set deepcam, or {NO_CLAIM}",
-        )
-    elif job.benchmark != "deepcam":
-        # the user asks another benchmark of a config that is in order
-        yield warning(where, f"a {job.benchmark} run is no NERSC-10 run, so its rules were not applied")
-    elif job.workload is not None:
-        yield from _nersc10_rules(job)
-
-
-NO_CLAIM = "set STORMBENCH_NERSC10=no"
-
-
-def _nersc10_rules(job: Job) -> Iterator[Finding]:
-    workload, recipe, batch = job.workload, recipes.NERSC10, global_batch(job)
-    schedule = workload.schedule()
-    if batch is not None and batch != recipe.global_batch:
-        yield error(
-            job.where("LOCAL_BATCH_SIZE", "DGXNNODES"),
-            f"global batch {batch} (ranks x LOCAL_BATCH_SIZE x accumulation), "
-            f"NERSC-10 needs exactly {recipe.global_batch}; change them, or {NO_CLAIM}",
-        )
-    milestones = ":".join(map(str, recipe.milestones))
-    betas = " ".join(f"{beta:g}" for beta in recipes.NERSC10_BETAS)
-    epochs = recipes.NERSC10_EPOCHS
-    rules: list[tuple[tuple[str, ...], bool, str]] = [
-        (("GRADIENT_ACCUMULATION_FREQUENCY",), workload.gradient_accumulation_frequency == 1, "1"),
-        (("BATCHNORM_GROUP_SIZE",), workload.batchnorm_group_size == 1, "1"),
-        (("OPTIMIZER",), workload.optimizer == recipes.OPTIMIZER, recipes.OPTIMIZER),
-        (("OPTIMIZER_BETAS",), workload.optimizer_betas == recipes.NERSC10_BETAS, betas),
-        (("WEIGHT_DECAY",), workload.weight_decay == recipes.WEIGHT_DECAY, f"{recipes.WEIGHT_DECAY:g}"),
-        (("LR_SCHEDULE_TYPE", "LR_SCHEDULE"), schedule.type == recipe.schedule, recipe.schedule),
-        (("LR_MILESTONES", "LR_SCHEDULE"), schedule.milestones == recipe.milestones, milestones),
-        (("LR_DECAY_RATE", "LR_SCHEDULE"), schedule.decay_rate == recipes.DECAY_RATE, f"{recipes.DECAY_RATE:g}"),
-        (("LR_WARMUP_STEPS",), workload.lr_warmup_steps == recipe.warmup_steps, str(recipe.warmup_steps)),
-        (("LR_WARMUP_FACTOR",), workload.lr_warmup_factor == 1, "1"),
-        (("START_LR",), job.config.nersc10 != "baseline" or workload.start_lr == recipe.start_lr, f"{recipe.start_lr:g} in baseline"),
-        (("TARGET_IOU",), workload.target_iou == recipes.NERSC10_TARGET, f"{recipes.NERSC10_TARGET:.2f}"),
-        (("MIN_EPOCHS",), workload.min_epochs >= epochs, f"at least {epochs}"),
-        (("MAX_EPOCHS",), workload.max_epochs >= epochs, f"at least {epochs}"),
-        (("STORMBENCH_DISABLE_VALIDATION",), not workload.disable_validation, "0"),
-        (("STORMBENCH_WIDTH",), workload.width == 1, "1"),
-        (("STORMBENCH_CHANNELS",), workload.channels == tuple(range(16)), "all 16 channels in order"),
-        (("DATA_FORMAT",), workload.data_format != "dummy", "hdf5 or numpy"),
-    ]
-    for variables, kept, needed in rules:
-        if not kept:
-            variable = next((name for name in variables if name in job.values), variables[0])
-            yield error(job.where(variable), f"{job.said(variable)}: NERSC-10 needs {needed}; set {variables[0]} so, or {NO_CLAIM}")
-
-
-RULES = (_epoch, _groups, _seeds, _wireup, _learning_rate, _nersc10)
+RULES = (_epoch, _patches, _groups, _seeds, _distinct_seeds, _wireup, _benchmark, _learning_rate)
