@@ -8,6 +8,7 @@ export STORMBENCH_LAUNCH_ARGS="--hint=nomultithread --distribution=block:block"
 # the image's MPI gives way to the site's, which has the same binary interface
 export STORMBENCH_MODULES=cray-mpich-abi
 export STORMBENCH_MOUNTS="/opt/cray:/opt/cray /var/spool:/var/spool"
+export STORMBENCH_HOSTS="ln[0-9][0-9] uan[0-9][0-9] dvn[0-9][0-9]"
 
 export STORMBENCH_CORES_PER_NODE=128
 export STORMBENCH_NODE_MEMORY=256

@@ -5,7 +5,7 @@ export DGXSYSTEM=Frontier
 export STORMBENCH_SCHEDULER=slurm
 export STORMBENCH_RUNTIME=apptainer
 export STORMBENCH_LAUNCH_ARGS="--gpus-per-task=1 --gpu-bind=closest"
-export STORMBENCH_HOSTS="login*.frontier.olcf.ornl.gov"
+export STORMBENCH_HOSTS="*.frontier.olcf.ornl.gov *.frontier frontier[0-9]*"
 
 export STORMBENCH_CORES_PER_NODE=56
 export STORMBENCH_CORES_PER_RANK=7

@@ -1,11 +1,12 @@
 # shellcheck shell=bash
-# Perlmutter's GPU nodes at NERSC: one EPYC 7763, 4 A100. Most have 40 GB; SBATCH_CONSTRAINT="gpu&hbm80g" in data.sh asks for the others.
-# The account of GPU jobs ends in _g.
+# Perlmutter's GPU nodes at NERSC: one EPYC 7763, 4 A100. Most have 40 GB; SBATCH_CONSTRAINT="gpu&hbm80g" and STORMBENCH_GPU_MEMORY=80
+# in data.sh ask for the others. The account of GPU jobs ends in _g.
 export DGXSYSTEM=Perlmutter
 export STORMBENCH_SCHEDULER=slurm
 export STORMBENCH_RUNTIME=shifter
 export STORMBENCH_MPI=pmi2
 export STORMBENCH_LAUNCH_ARGS="--gpu-bind=none --threads-per-core=1"
+export STORMBENCH_HOSTS="*.chn.perlmutter.nersc.gov *.perlmutter saul*.nersc.gov"
 
 export STORMBENCH_CORES_PER_NODE=64
 export STORMBENCH_CORES_PER_RANK=16

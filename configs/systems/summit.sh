@@ -5,6 +5,7 @@ export DGXSYSTEM=Summit
 export STORMBENCH_SCHEDULER=lsf
 export STORMBENCH_RUNTIME=none
 export STORMBENCH_MODULES=open-ce
+export STORMBENCH_HOSTS="*.summit.olcf.ornl.gov *.summit"
 export STORMBENCH_DIRECTIVES='-alloc_flags "gpumps smt1"'
 
 export STORMBENCH_ARCH=ppc64le

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import shutil
 import subprocess
@@ -15,12 +14,9 @@ from stormbench.core.workloads import WORKLOADS
 from stormbench.job.known import foreign_to, passes
 from stormbench.job.load import Job, load
 from stormbench.job.source import source_config
+from tests.shipped import BARE, CONFIGS, NAMES, ROOT, Exported, sourced
 
-ROOT = Path(__file__).resolve().parents[2]
-CONFIGS = ROOT / "configs"
-NAMES = sorted(path.stem for path in CONFIGS.glob("config_*.sh"))
 FILES = sorted([*CONFIGS.glob("*.sh"), *CONFIGS.glob("systems/*.sh"), CONFIGS / "data.sh.example"])
-BARE = {"HOME": "/nonexistent", "PATH": "/usr/local/bin:/usr/bin:/bin"}
 OF_THE_USER = {
     "SBATCH_ACCOUNT": "mine", "CONT": "image.sif", "DATADIR": "/data", "LOGDIR": "/results", "SEED": "7", "NEXP": "3",
     "STORMBENCH_VENV": "/venv", "OMP_NUM_THREADS": "2", "OMP_WAIT_POLICY": "passive",
@@ -35,7 +31,6 @@ RECIPES = {
     2048: {"START_LR": "0.0055", "LR_WARMUP_STEPS": "400", "LR_MILESTONES": "800", **MULTISTEP},
 }
 """What is published to converge with LAMB and weight decay 0.01, by global batch."""
-Exported = dict[str, str]
 SCHEDULE = ("START_LR", "LR_WARMUP_STEPS", "LR_SCHEDULE_TYPE", "LR_T_MAX", "LR_ETA_MIN", "LR_MILESTONES", "LR_DECAY_RATE")
 HYPERPARAMETERS = (
     "LOCAL_BATCH_SIZE", "OPTIMIZER", "START_LR", "WEIGHT_DECAY", "LR_SCHEDULE_TYPE", "LR_WARMUP_STEPS", "LR_WARMUP_FACTOR", "MAX_THREADS",
@@ -43,34 +38,6 @@ HYPERPARAMETERS = (
 )  # fmt: skip
 NEAREST_RECIPE = {"config_Summit_85x6x2": 1024}
 """Six GPUs a node make no batch of the table; the nearest one's recipe is taken."""
-
-
-@pytest.fixture(scope="module")
-def shipped(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of the configs without this checkout's own data.sh, in a folder with a blank in its name."""
-    folder = tmp_path_factory.mktemp("with a blank") / "configs"
-    shutil.copytree(CONFIGS, folder, ignore=shutil.ignore_patterns("data.sh"))
-    return folder
-
-
-def sourced(*paths: Path, cwd: Path = Path("/"), environ: Exported | None = None) -> Exported:
-    """Source configs one after the other in a fresh, strict bash; return what is exported then. They must print nothing."""
-    show = "import json, os; print(json.dumps(dict(os.environ)))"
-    script = f'set -euo pipefail; for path; do source "$path"; done; exec "{sys.executable}" -c "{show}"'
-    done = subprocess.run(
-        ["bash", "--noprofile", "--norc", "-c", script, "bash", *map(str, paths)],
-        env={**BARE, **(environ or {})}, cwd=cwd, capture_output=True, text=True, check=False, timeout=20,
-    )  # fmt: skip
-    assert done.returncode == 0 and done.stderr == "", done.stderr
-    assert done.stdout.count("\n") == 1, f"sourcing prints: {done.stdout}"
-    exported: Exported = json.loads(done.stdout)
-    return {name: value for name, value in exported.items() if name not in {*BARE, "PWD", "OLDPWD", "SHLVL", "_", "LC_CTYPE"}}
-
-
-@pytest.fixture(scope="module")
-def alone(shipped: Path) -> dict[str, Exported]:
-    """What each config exports when nothing was there before, from another folder and a path with a blank."""
-    return {name: sourced(shipped / f"{name}.sh") for name in NAMES}
 
 
 @pytest.fixture(scope="module")
@@ -195,7 +162,7 @@ def test_the_comment_gives_the_global_batch_and_the_ranks_of_the_run(name: str, 
     local = exported.get("LOCAL_BATCH_SIZE") or exported["STORMBENCH_CLOUDMASK_BATCH_SIZE"]
     batch = ranks * int(local) * int(exported.get("GRADIENT_ACCUMULATION_FREQUENCY", 1))
     assert f"global batch {batch} ({ranks} x {local}" in text
-    assert f"{ranks} ranks" in text or (ranks == 2 and "Two ranks" in text)
+    assert f"{ranks} ranks" in text or {1: "one rank", 2: "Two ranks"}.get(ranks, "?") in text
 
 
 def test_only_runs_that_keep_its_rules_claim_to_be_nersc10(alone: dict[str, Exported]) -> None:
@@ -231,27 +198,6 @@ def test_no_file_holds_an_account_or_a_path_of_somebodys(path: Path) -> None:
         assert not re.search(r"export (SBATCH_ACCOUNT|DATADIR|LOGDIR|CONT)\b", text)
 
 
-def test_a_config_of_one_system_sources_data_sh_last_and_by_benchmark(shipped: Path, tmp_path: Path, alone: dict[str, Exported]) -> None:
-    configs = tmp_path / "configs"
-    shutil.copytree(shipped, configs)
-    shutil.copy(configs / "data.sh.example", configs / "data.sh")
-    deepcam = sourced(configs / "config_DGXA100_16x8x1.sh")
-    cloudmask = sourced(configs / "config_Rivanna_1x8x32.sh")
-    assert "configs/data.sh" in (ROOT / ".gitignore").read_text(encoding="utf-8").splitlines()
-    assert {"DATADIR", "LOGDIR", "CONT", "SBATCH_ACCOUNT"} == set(deepcam) - set(alone["config_DGXA100_16x8x1"])
-    assert "deepcam" in deepcam["DATADIR"] and "cloudmask" in cloudmask["DATADIR"]
-    mine = sourced(configs / "config_DGXA100_16x8x1.sh", environ={"DATADIR": "/my/data", "SBATCH_ACCOUNT": "mine"})
-    assert (mine["DATADIR"], mine["SBATCH_ACCOUNT"], mine["LOGDIR"]) == ("/my/data", "mine", deepcam["LOGDIR"])
-
-
-def test_data_sh_has_the_last_word_over_the_system(shipped: Path, tmp_path: Path) -> None:
-    configs = tmp_path / "configs"
-    shutil.copytree(shipped, configs)
-    (configs / "data.sh").write_text("export SBATCH_PARTITION=mine SBATCH_QOS=debug\n", encoding="utf-8")
-    exported = sourced(configs / "config_Perlmutter_256x4x2_nersc10.sh", configs / "config_DGXA100_16x8x1.sh")
-    assert (exported["SBATCH_PARTITION"], exported["SBATCH_QOS"]) == ("mine", "debug")
-
-
 def test_the_demo_keeps_its_values(alone: dict[str, Exported]) -> None:
     assert alone["config_local_1x1x2_demo"].items() >= {
         "DGXSYSTEM": "local", "DGXNNODES": "1", "DGXNGPU": "1", "LOCAL_BATCH_SIZE": "2", "LOCAL_VALIDATION_BATCH_SIZE": "4",
@@ -261,7 +207,7 @@ def test_the_demo_keeps_its_values(alone: dict[str, Exported]) -> None:
 
 
 def test_polaris_gives_the_queue_that_fits_the_size(jobs: dict[tuple[str, str], Job]) -> None:
-    for name, queue, minutes in (("config_Polaris_32x4x1", "prod", 360), ("config_Polaris_2x4x4_debug", "debug", 60)):
+    for name, queue, minutes in (("config_Polaris_32x4x1", "prod", 1440), ("config_Polaris_2x4x4_debug", "debug", 60)):
         config = jobs[name, ""].config
         assert config.queue == queue
         assert dict(config.limits)[queue]["minutes"] == minutes

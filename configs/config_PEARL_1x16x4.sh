@@ -1,0 +1,28 @@
+# shellcheck shell=bash
+# DeepCAM on one DGX-2 of STFC's PEARL: 16 ranks, global batch 128 (16 x 4, accumulation 2), the LAMB recipe known for that
+# batch; this layout itself and what its scheduler asks for are unverified.
+# shellcheck source=configs/systems/clean.sh
+source "$(dirname "${BASH_SOURCE[0]:-$0}")/systems/clean.sh"
+
+export STORMBENCH_BENCHMARK=deepcam
+export DGXNNODES=1
+export DGXNGPU=16
+export WALLTIME=24:00:00
+
+export LOCAL_BATCH_SIZE=4
+export LOCAL_VALIDATION_BATCH_SIZE=4
+export GRADIENT_ACCUMULATION_FREQUENCY=2
+export BATCHNORM_GROUP_SIZE=1
+export OPTIMIZER=LAMB
+export START_LR=0.00155
+export WEIGHT_DECAY=0.01
+export LR_WARMUP_STEPS=0 LR_WARMUP_FACTOR=1
+export LR_SCHEDULE_TYPE=cosine_annealing LR_T_MAX=9000 LR_ETA_MIN=0
+export TARGET_IOU=0.82
+export MIN_EPOCHS=0 MAX_EPOCHS=50
+export PRECISION_MODE=amp
+export DATA_FORMAT=numpy
+export MAX_THREADS=3
+
+# shellcheck source=configs/systems/pearl.sh
+source "$(dirname "${BASH_SOURCE[0]:-$0}")/systems/pearl.sh"
