@@ -117,3 +117,19 @@ def test_a_runtime_that_nobody_names_goes_with_the_image_and_the_scheduler(
     job = load(path, {"HOME": "/root", "PATH": os.environ["PATH"]}, overrides)
     assert not job.errors, [str(finding) for finding in job.errors]
     assert job.config.runtime == runtime
+
+
+@given(wall_s=st.integers(30, 4000), warning=st.one_of(st.none(), st.integers(0, 900)))
+@settings(max_examples=25, deadline=None)
+def test_every_lsf_job_is_warned_before_its_limit_by_lsf_or_by_its_own_clock(wall_s: int, warning: int | None) -> None:
+    more = [] if warning is None else [f"STORMBENCH_WARNING={warning}"]
+    layout = {"nodes": 1, "ranks": 1, "cores": 1, "gpus_per_rank": 0, "minutes": 1}
+    lines = [line for line in assignments("lsf", layout, *more) if not line.startswith("WALLTIME=")]
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            text = render(loaded(Path(folder), *lines, f"WALLTIME={wall_s // 3600:02d}:{wall_s // 60 % 60:02d}:{wall_s % 60:02d}"))
+        except AssertionError:
+            # a warning that isn't below the limit is refused before
+            return
+    by_lsf, by_clock = "#BSUB -wa USR1" in text, "then warn_later" in text
+    assert by_lsf != by_clock

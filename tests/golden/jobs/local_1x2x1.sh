@@ -438,6 +438,11 @@ main() {
             0) ;;
             75) left=$((left + 1)) ;;
             2)
+                # a signal to all processes of the job can make a launcher lose half of its words
+                if [ -n "$cancelled" ]; then
+                    left=$((left + 1))
+                    continue
+                fi
                 note "refused $trial"
                 note "done 2"
                 fail 2 "trial $trial: the workload refused its input; see its words above"
