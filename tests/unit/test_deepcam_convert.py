@@ -14,8 +14,9 @@ import h5py
 import numpy as np
 import pytest
 
+from stormbench.core import work
 from stormbench.core.errors import RunError, UserError
-from stormbench.deepcam import convert, work
+from stormbench.deepcam import convert
 from stormbench.deepcam.data import npy
 from tests.conftest import clean_environment
 from tests.deepcam_files import mpirun, write_sample

@@ -6,6 +6,7 @@ import contextlib
 import errno
 import json
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -53,6 +54,34 @@ def atomic_path(target: str | os.PathLike[str], *, sync: bool = False) -> Iterat
             temporary.replace(target)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def atomic_folder(target: str | os.PathLike[str]) -> Iterator[Path]:
+    """Yield a temporary folder beside `target`; rename it to `target` if the block ends well, else remove it.
+
+    What was at `target` is removed. Readers find the old folder, none, or the whole new one.
+
+    Raises:
+        RunError: the disk is full, the quota is used up, or the folder can't be written.
+    """
+    target = Path(target)
+    with reported_os_errors(target):
+        parts = [
+            Path(tempfile.mkdtemp(prefix=f".{target.name}.{os.getpid()}.", suffix=PARTIAL_SUFFIX, dir=target.parent)) for _ in range(2)
+        ]
+    temporary, old = parts
+    try:
+        with reported_os_errors(target):
+            # mkdtemp makes folders private
+            temporary.chmod(0o777 & ~_UMASK)
+            yield temporary
+            if target.exists() or target.is_symlink():
+                target.replace(old / target.name)
+            temporary.replace(target)
+    finally:
+        for part in parts:
+            shutil.rmtree(part, ignore_errors=True)
 
 
 def write_text(target: str | os.PathLike[str], text: str) -> None:

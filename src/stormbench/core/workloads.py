@@ -18,7 +18,7 @@ class Workload:
     title: str
     declared: str
     batch: str
-    commands: str
+    job_side: str
 
     def options(self) -> type:
         """Return the dataclass that declares the options."""
@@ -27,7 +27,7 @@ class Workload:
 
     def installed(self) -> bool:
         """Whether the part that runs on the compute nodes is there, not only its declarations."""
-        return importlib.util.find_spec(self.commands) is not None
+        return importlib.util.find_spec(self.job_side) is not None
 
 
 WORKLOADS = {
@@ -35,11 +35,11 @@ WORKLOADS = {
     for workload in (
         Workload(
             name="deepcam", title="DeepCAM training", declared="stormbench.deepcam.config:TrainConfig", batch="LOCAL_BATCH_SIZE",
-            commands="stormbench.deepcam.commands",
+            job_side="stormbench.deepcam.train",
         ),
         Workload(
             name="cloudmask", title="CloudMask training", declared="stormbench.cloudmask.config:TrainConfig",
-            batch="STORMBENCH_CLOUDMASK_BATCH_SIZE", commands="stormbench.cloudmask.commands",
+            batch="STORMBENCH_CLOUDMASK_BATCH_SIZE", job_side="stormbench.cloudmask.train",
         ),
     )
 }  # fmt: skip

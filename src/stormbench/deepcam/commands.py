@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from stormbench.core.arguments import add_options, given_flags
-from stormbench.core.errors import EXIT_DONE, UserError
+from stormbench.core.errors import UserError
 from stormbench.core.launch import detect
 from stormbench.core.options import resolve
 from stormbench.core.signals import SignalWatch
+from stormbench.core.tools import add_workers, not_negative, positive, set_tool
 from stormbench.deepcam.config import TrainConfig
 
 TRAIN_DESCRIPTION = """\
@@ -62,26 +61,6 @@ def run_train(arguments: argparse.Namespace) -> int:
         return run(config, origins, watch)
 
 
-def positive(text: str) -> int:
-    """An argument type: a whole number of at least 1."""
-    return _whole(text, 1)
-
-
-def not_negative(text: str) -> int:
-    """An argument type: a whole number of at least 0."""
-    return _whole(text, 0)
-
-
-def _whole(text: str, least: int) -> int:
-    try:
-        value = int(text)
-    except ValueError:
-        value = least - 1
-    if value < least:
-        raise argparse.ArgumentTypeError(f"{text}: must be a whole number, at least {least}")
-    return value
-
-
 def _synth(commands: Any) -> None:
     synth = commands.add_parser(
         "synth",
@@ -101,9 +80,17 @@ def _synth(commands: Any) -> None:
         "--storm_scale", type=float, default=None, metavar="FACTOR",
         help="size of storms against nature; by default 1 at full size, larger in small frames so that a storm spans pixels",
     )  # fmt: skip
-    _workers(synth)
-    _set(synth, "synth", lambda a: {"train": a.train, "validation": a.validation, "test": a.test, "height": a.height, "width": a.width,
-                                    "seed": a.seed, "storm_scale": a.storm_scale, "workers": a.workers}, "output")  # fmt: skip
+    add_workers(synth)
+
+    def options(given: argparse.Namespace) -> dict[str, Any]:
+        if given.storm_scale is not None and not given.storm_scale > 0:
+            raise UserError(f"--storm_scale {given.storm_scale:g}: must be above 0")
+        return {
+            "train": given.train, "validation": given.validation, "test": given.test, "height": given.height, "width": given.width,
+            "seed": given.seed, "storm_scale": given.storm_scale, "workers": given.workers,
+        }  # fmt: skip
+
+    set_tool(synth, "stormbench.deepcam.synth", options, "output")
 
 
 def _split(commands: Any) -> None:
@@ -117,7 +104,7 @@ def _split(commands: Any) -> None:
     split.add_argument("output", type=Path, metavar="OUT", help="folder to fill")
     split.add_argument("--seed", type=not_negative, default=12345, help="of the permutation (default 12345, the published one)")
     split.add_argument("--link", choices=("symlink", "hardlink", "copy", "move"), default="symlink", help="how files get there")
-    _set(split, "split", lambda a: {"seed": a.seed, "link": a.link}, "input", "output")
+    set_tool(split, "stormbench.deepcam.split", lambda a: {"seed": a.seed, "link": a.link}, "input", "output")
 
 
 def _summarize(commands: Any) -> None:
@@ -129,8 +116,8 @@ def _summarize(commands: Any) -> None:
     )
     summarize.add_argument("input", type=Path, metavar="IN", help="folder with data files, such as DATADIR/train")
     summarize.add_argument("--output", type=Path, default=None, metavar="FILE", help="default IN/stats.h5")
-    _workers(summarize)
-    _set(summarize, "summarize", lambda a: {"output": a.output, "workers": a.workers}, "input")
+    add_workers(summarize)
+    set_tool(summarize, "stormbench.deepcam.summarize", lambda a: {"output": a.output, "workers": a.workers}, "input")
 
 
 def _convert(commands: Any) -> None:
@@ -143,8 +130,9 @@ def _convert(commands: Any) -> None:
     convert.add_argument("--input_directory", type=Path, required=True, metavar="IN", help="folder with data-*.h5")
     convert.add_argument("--output_directory", type=Path, required=True, metavar="OUT", help="folder to fill")
     convert.add_argument("--overwrite", action="store_true", help="convert again what is complete")
-    _workers(convert)
-    _set(convert, "convert", lambda a: {"overwrite": a.overwrite, "workers": a.workers}, "input_directory", "output_directory")
+    add_workers(convert)
+    places = ("input_directory", "output_directory")
+    set_tool(convert, "stormbench.deepcam.convert", lambda a: {"overwrite": a.overwrite, "workers": a.workers}, *places)
 
 
 def _allreduce(commands: Any) -> None:
@@ -163,30 +151,3 @@ def _allreduce(commands: Any) -> None:
         return test_network(arguments)
 
     test.set_defaults(run=run)
-
-
-def _workers(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--workers", type=positive, default=None, metavar="N", help="processes (default: one for each core)")
-    parser.add_argument("--json", action="store_true", help="print the summary as JSON")
-
-
-def _set(parser: argparse.ArgumentParser, module: str, options: Callable[[argparse.Namespace], dict[str, Any]], *positions: str) -> None:
-    """Let the command call `run` of its module with the named positional arguments and options, and print the summary."""
-
-    def run(arguments: argparse.Namespace) -> int:
-        import importlib
-
-        if getattr(arguments, "storm_scale", None) is not None and not arguments.storm_scale > 0:
-            raise UserError(f"--storm_scale {arguments.storm_scale:g}: must be above 0")
-        work = importlib.import_module(f"stormbench.deepcam.{module}").run
-        summary = work(*(getattr(arguments, name) for name in positions), **options(arguments))
-        from stormbench.deepcam.work import world
-
-        if world().rank == 0:
-            if getattr(arguments, "json", False):
-                print(json.dumps(summary, indent=2, default=str))
-            else:
-                print("\n".join(f"{name}: {value}" for name, value in summary.items()))
-        return EXIT_DONE
-
-    parser.set_defaults(run=run)

@@ -21,10 +21,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from stormbench.core import work
 from stormbench.core.arguments import Parser
 from stormbench.core.errors import RunError, StormbenchError, UserError
 from stormbench.core.files import atomic_path, reported_os_errors, writable_folder
-from stormbench.deepcam import work
 from stormbench.deepcam.data import CHANNELS, SampleShape, hdf5
 from stormbench.deepcam.data.npy import label_path
 from stormbench.deepcam.data.sample import Scaling
@@ -76,7 +76,7 @@ def run(
         UserError: no such files, or the output folder can't be written.
         RunError: inputs were broken (the others are converted), or the disk is full.
     """
-    work.check(workers)
+    work.check(workers, "deepcam")
     team = work.world()
     source, target = Path(input_directory), Path(output_directory)
     with ExitStack() as stack:

@@ -18,10 +18,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from stormbench.core import work
 from stormbench.core.errors import RunError, UserError, did_you_mean
 from stormbench.core.files import atomic_path, reported_os_errors, writable_folder, write_json, write_text
 from stormbench.core.progress import progress as progress_bar
-from stormbench.deepcam import work
 
 SPLITS = ("train", "validation", "test")
 LINKS = ("symlink", "hardlink", "copy", "move")

@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from stormbench.core import work
 from stormbench.core.errors import RunError, UserError
 from stormbench.core.files import atomic_path
-from stormbench.deepcam import work
 from stormbench.deepcam.data import CHANNELS, SampleShape, hdf5, npy
 from stormbench.deepcam.data.sample import Scaling
 
@@ -65,7 +65,7 @@ def run(
         UserError: no such files, or the output can't be written.
         RunError: a file is broken, or holds a value that isn't finite.
     """
-    work.check(workers)
+    work.check(workers, "deepcam")
     team = work.world()
     folder = Path(input)
     target = Path(output) if output is not None else folder / "stats.h5"

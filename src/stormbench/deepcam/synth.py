@@ -18,9 +18,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 import stormbench
+from stormbench.core import work
 from stormbench.core.errors import RunError, UserError
 from stormbench.core.files import PARTIAL_SUFFIX, writable_folder, write_json
-from stormbench.deepcam import fields, summarize, work
+from stormbench.deepcam import fields, summarize
 
 SPLITS = ("train", "validation", "test")
 GENERATED_BY = "stormbench deepcam synth"
@@ -89,7 +90,7 @@ def run(
         UserError: a bad size or count, a folder that can't be written or holds something else, or too little space.
         RunError: the disk filled up.
     """
-    work.check(workers)
+    work.check(workers, "deepcam")
     parameters = _checked(train, validation, test, height, width, seed, storm_scale)
     team = work.world()
     folder = Path(output)

@@ -8,6 +8,7 @@ import importlib.util
 import os
 import pickle
 import queue
+import shutil
 import signal
 import subprocess
 import sys
@@ -99,10 +100,10 @@ def cores() -> int:
     return len(os.sched_getaffinity(0))
 
 
-def check(workers: int | None) -> None:
-    """Raise UserError unless `workers` is None or at least 1, and h5py is installed."""
+def check(workers: int | None, part: str) -> None:
+    """Raise UserError unless `workers` is None or at least 1, and h5py is installed, which `part` of the kit brings."""
     if importlib.util.find_spec("h5py") is None:
-        raise UserError("h5py isn't installed; install stormbench with its deepcam part: pip install 'stormbench[deepcam]'")
+        raise UserError(f"h5py isn't installed; install stormbench with its {part} part: pip install 'stormbench[{part}]'")
     if workers is not None and workers < 1:
         raise UserError(f"--workers {workers}: must be at least 1; leave it out to use all cores")
 
@@ -150,14 +151,14 @@ def _in_processes(function: Callable[[Any], Any], items: Sequence[Any], workers:
     results: list[Any] = [None] * len(items)
     failures: dict[int, BaseException] = {}
     lock = threading.Lock()
-    children = [_start_child(function) for _ in range(workers)]
+    children = [start_child(function) for _ in range(workers)]
 
     def serve(child: subprocess.Popen[bytes]) -> None:
         with contextlib.suppress(queue.Empty):
             while not failures:
                 position, item = waiting.get_nowait()
                 try:
-                    results[position] = _ask(child, item)
+                    results[position] = ask(child, item)
                 except Exception as error:
                     failures[position] = error
                     return
@@ -172,23 +173,25 @@ def _in_processes(function: Callable[[Any], Any], items: Sequence[Any], workers:
             thread.join()
     finally:
         for child in children:
-            _end_child(child, at_once=any(thread.is_alive() for thread in threads))
+            end_child(child, at_once=any(thread.is_alive() for thread in threads))
     if failures:
         raise failures[min(failures)]
     return results
 
 
-def _start_child(function: Callable[[Any], Any]) -> subprocess.Popen[bytes]:
+def start_child(function: Callable[[Any], Any]) -> subprocess.Popen[bytes]:
+    """Start a process that waits for items to call `function` on."""
     environment = dict(os.environ, PYTHONPATH=os.pathsep.join(path or str(Path.cwd()) for path in sys.path))
     # the children share the cores among themselves
     environment.update(OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1", MKL_NUM_THREADS="1")
-    command = [sys.executable, "-c", "from stormbench.deepcam.work import child; child()"]
+    command = [sys.executable, "-c", "from stormbench.core.work import child; child()"]
     started = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment)
     _send(started.stdin, function)
     return started
 
 
-def _ask(child: subprocess.Popen[bytes], item: Any) -> Any:
+def ask(child: subprocess.Popen[bytes], item: Any) -> Any:
+    """Return what the child's function makes of `item`, or raise what it raised; RunError if the child has died."""
     try:
         _send(child.stdin, item)
         kind, value = pickle.load(child.stdout)  # type: ignore[arg-type]
@@ -201,7 +204,8 @@ def _ask(child: subprocess.Popen[bytes], item: Any) -> Any:
     raise value if kind == _REPLY_KNOWN else RuntimeError(f"in a worker process at {item}:\n{value}")
 
 
-def _end_child(child: subprocess.Popen[bytes], *, at_once: bool) -> None:
+def end_child(child: subprocess.Popen[bytes], *, at_once: bool) -> None:
+    """Let the child end by itself, or stop it `at_once`, and wait until it has."""
     with contextlib.suppress(OSError):
         child.stdin.close()  # type: ignore[union-attr]
     if at_once:
@@ -240,9 +244,9 @@ def child() -> None:
 
 @contextlib.contextmanager
 def claimed(folder: Path, prefixes: Sequence[str]) -> Iterator[None]:
-    """Hold a shared lock on `folder`, and first remove unfinished files there that no live process is writing.
+    """Hold a shared lock on `folder`, and first remove unfinished files and folders there that no live process is writing.
 
-    An unfinished file is `.<prefix>*.partial`. While another process holds the lock its files are live, and all
+    An unfinished file or folder is `.<prefix>*.partial`. While another process holds the lock its files are live, and all
     are left alone; the lock ends with its process, however that ends.
     """
     path = folder / LOCK_NAME
@@ -254,7 +258,7 @@ def claimed(folder: Path, prefixes: Sequence[str]) -> Iterator[None]:
             for left in folder.glob(f".*{PARTIAL_SUFFIX}"):
                 with contextlib.suppress(OSError):
                     if left.name[1:].startswith(tuple(prefixes)) and left.stat().st_mtime <= limit:
-                        left.unlink()
+                        shutil.rmtree(left) if left.is_dir() else left.unlink()
         _lock(handle, fcntl.LOCK_SH)
         yield
     finally:
