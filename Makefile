@@ -19,7 +19,7 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/pip install -q --upgrade pip -c constraints.txt
 	# torch first and pinned: any other request for it would fetch another build
 	$(BIN)/pip install -q -c constraints.txt torch
-	$(BIN)/pip install -q -c constraints.txt -e '.[deepcam,dev]'
+	$(BIN)/pip install -q -c constraints.txt -e '.[deepcam,cloudmask-data,dev]'
 	touch $@
 
 demo: $(READY)  ## make data, train DeepCAM until its target, show the result
