@@ -43,7 +43,7 @@ def test_imports_run_one_way(path: Path) -> None:
         assert not {name.split(".")[0] for name in names} & HEAVY
     if part == "core":
         foreign = {name.split(".")[0] for name in names} - set(sys.stdlib_module_names)
-        assert foreign <= {"stormbench", "numpy", "mlperf_logging", "tqdm"}
+        assert foreign <= {"stormbench", "numpy", "mlperf_logging", "tqdm", "mpi4py"}
 
 
 JOB_COMMANDS = ("check", "render", "submit", "status", "logs", "cancel", "rehearse", "doctor")
@@ -52,8 +52,8 @@ CONFIG = ROOT.parents[1] / "configs" / "config_DGXA100_16x8x1.sh"
 
 @pytest.mark.parametrize(
     "words",
-    ["--help", "deepcam --help", "deepcam train --help", "variables", "results check --help", *(f"{name} --help" for name in JOB_COMMANDS),
-     f"check {CONFIG}"],
+    ["--help", "deepcam --help", "deepcam train --help", "cloudmask --help", "cloudmask convert-hdf --help", "variables",
+     "results check --help", *(f"{name} --help" for name in JOB_COMMANDS), f"check {CONFIG}"],
 )  # fmt: skip
 def test_help_needs_no_heavy_package(words: str) -> None:
     code = (

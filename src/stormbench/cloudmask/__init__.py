@@ -1,1 +1,1 @@
-"""CloudMask: cloud masks for Sentinel-3 SLSTR. So far the options of its training, from which jobs are checked and rendered."""
+"""CloudMask: cloud masks for Sentinel-3 SLSTR. So far its data, from products to converted files, and the options of its training."""
