@@ -31,7 +31,7 @@ lint: $(READY)  ## ruff, mypy, shellcheck
 	$(BIN)/shellcheck -x run_and_time.sh run.sub init_datasets.sub benchmarks/demo.sh tests/cluster/apptainer.sh .ci/run
 
 apptainer:
-	@command -v apptainer >/dev/null || bash tests/cluster/apptainer.sh .apptainer >/dev/null 2>&1 || echo "no apptainer here: the tests that need one are skipped"
+	@command -v apptainer >/dev/null || { told=$$(bash tests/cluster/apptainer.sh .apptainer 2>&1) || echo "no apptainer here ($$(tail -n 1 <<<"$$told")): the tests that need one are skipped, or fail where CI is set"; }
 
 test: lint apptainer  ## lint and every test
 	# small tests share the cores; those that start clusters and trainings need them for themselves

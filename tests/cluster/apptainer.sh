@@ -31,7 +31,7 @@ Dir::Etc::SourceList "$work/sources.list"; Dir::Etc::SourceParts "/dev/null"; Di
 Dir::Etc::PreferencesParts "/dev/null"; APT::Sandbox::User "root";
 CONF
 export APT_CONFIG=$work/apt.conf
-apt-get update -qq
+apt-get update -qq -o Acquire::Check-Valid-Until=false
 (cd "$work/packages" && apt-get download -qq apptainer libc6 libseccomp2 libsqlite3-0 zlib1g libgcc-s1)
 for package in "$work"/packages/*.deb; do
     case $package in

@@ -21,6 +21,8 @@ NEEDED = {
     "slurmctld": "slurmctld", "slurmd": "slurmd", "srun": "slurm-client", "munged": "munge", "ip": "iproute2", "unshare": "util-linux",
     "mpirun.openmpi": "openmpi-bin",
 }  # fmt: skip
+ENDED = {"COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEMORY", "PREEMPTED", "BOOT_FAIL", "DEADLINE"}
+"""A job passes through others for a moment, such as SIGNALING where it is warned."""
 WAIT_S = 240.0
 GPUS = 2
 # the first process of a process namespace takes all others with it, so that no rank outlives even tests that are killed; the shell reaps
@@ -90,8 +92,12 @@ class Cluster:
 
     def ended(self, job: str) -> str:
         """Return the state of a job once it has ended, such as COMPLETED; `sbatch --wait` asks only every ten seconds."""
-        wait_until(lambda: self.state(job) not in ("PENDING", "RUNNING", "COMPLETING", "REQUEUED"), f"job {job} doesn't end")
-        return self.state(job)
+
+        def end() -> str:
+            found = self.state(job)
+            return found if found in ENDED else ""
+
+        return wait_until(end, f"job {job} doesn't end")
 
     def state(self, job: str) -> str:
         """Return how a job stands now."""

@@ -77,7 +77,9 @@ def state_of(folder: Path) -> list[str]:
 
 
 def steps_logged(job: Job, least: int) -> bool:
-    """Whether any run of the job has logged that many steps."""
+    """Whether any run of the job has logged that many steps; a job that has ended before will log none."""
+    printed = job.output.read_text() if job.output.exists() else ""
+    assert "exit code" not in printed, printed
     files = job.results.glob("*/metrics.jsonl")
     return any(sum('"step"' in line for line in file.read_text().splitlines()) >= least for file in files)
 

@@ -24,6 +24,7 @@ def variables() -> list[Variable]:
         Variable(name="orphans", dimensions=("rows", "orphan_pixels"), values=VALUES[:, :33], fill=-9000, attributes=packing),
         Variable(name="flux", dimensions=("detectors",), values=np.float32([1, 2, 3, 4])),
         Variable(name="scan", dimensions=(), values=np.array(5, np.int32), attributes={"flag_masks": np.uint8([1, 2, 4])}),
+        Variable(name="bits", dimensions=("rows", "columns"), values=(VALUES % 7).astype(np.uint8)),
         Variable(name="cube", dimensions=("times", "rows", "columns"), values=np.zeros((2, 700, 90), np.float32), fill=np.nan),
     ]
 
@@ -40,10 +41,11 @@ def test_netcdf_s_own_library_reads_it(path: Path) -> None:
         file.set_auto_maskandscale(False)
         sizes = {name: len(dimension) for name, dimension in file.dimensions.items()}
         assert sizes == {"rows": 700, "columns": 90, "orphan_pixels": 33, "detectors": 4, "times": 2}
-        assert list(file.variables) == ["image", "orphans", "flux", "scan", "cube"]
+        assert list(file.variables) == ["image", "orphans", "flux", "scan", "bits", "cube"]
         assert file["image"].dimensions == ("rows", "columns")
         np.testing.assert_array_equal(file["image"][...], VALUES)
         np.testing.assert_array_equal(file["orphans"][...], VALUES[:, :33])
+        np.testing.assert_array_equal(file["bits"][...], VALUES % 7)
         assert (file["scan"][...], file["scan"].dimensions) == (5, ())
         assert file["scan"].flag_masks.tolist() == [1, 2, 4]
         assert (file.title, file.start_offset, file.note_19) == ("a title", 7, "of twenty")

@@ -167,8 +167,8 @@ def test_an_interrupt_ends_logs_quietly_and_not_the_job(site: Site) -> None:
     environ = clean_environment(**site.environment())
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environ) as logs:
         assert logs.stdout is not None and logs.stderr is not None
-        while "begun" not in logs.stdout.readline():
-            pass
+        lines = iter(logs.stdout.readline, "")
+        assert any("begun" in line for line in lines), "it ended before the job had printed"
         logs.send_signal(signal.SIGINT)
         assert logs.wait(timeout=20) == 130
         assert logs.stderr.read() == ""
@@ -177,7 +177,9 @@ def test_an_interrupt_ends_logs_quietly_and_not_the_job(site: Site) -> None:
 
 def test_cancel_leaves_no_process_of_a_local_job(site: Site) -> None:
     run = site.submit(site.config("local", SLEEPS))
+    deadline = time.monotonic() + 60
     while not list(run.folder.glob("trial_1.out")):
+        assert time.monotonic() < deadline, "no trial begins"
         time.sleep(0.05)
     assert processes_below(site.folder)
     done = site.run("cancel", run.folder)

@@ -80,16 +80,16 @@ def places(granule: Granule, grid: Pixels, elevation_m: Plane, suffix: str, thre
         *_image(grid, f"longitude_{suffix}", longitude, _PLACE_FILL, {**degrees, "standard_name": "longitude", "units": "degrees_east"}),
         *_image(grid, f"elevation_{suffix}", elevation, _HEIGHT_FILL, {"standard_name": "surface_altitude", "units": "m"}),
     ]
-    title = Globals(granule, f"SLSTR L1B geodetic coordinates at {grid.step_m} m", grid.step_m)
-    yield f"geodetic_{suffix}.nc", encode(title.attributes(), variables, threads=threads)
+    about = Globals(granule, f"SLSTR L1B geodetic coordinates at {grid.step_m} m", grid.step_m)
+    yield f"geodetic_{suffix}.nc", encode(about.attributes(), variables, threads=threads)
     x = np.broadcast_to(np.rint(across).astype(np.int32), (height, width))
     y = np.broadcast_to(((granule.row_offset * times + np.arange(height)) * grid.step_m).astype(np.int32)[:, None], (height, width))
     variables = [
         *_image(grid, f"x_{suffix}", x, _PLACE_FILL, {"long_name": "Distance across the track, positive to its right", "units": "m"}),
         *_image(grid, f"y_{suffix}", y, _PLACE_FILL, {"long_name": "Distance along the track", "units": "m"}),
     ]
-    title = Globals(granule, f"SLSTR L1B Cartesian coordinates at {grid.step_m} m", grid.step_m)
-    yield f"cartesian_{suffix}.nc", encode(title.attributes(), variables, threads=threads)
+    about = Globals(granule, f"SLSTR L1B Cartesian coordinates at {grid.step_m} m", grid.step_m)
+    yield f"cartesian_{suffix}.nc", encode(about.attributes(), variables, threads=threads)
 
 
 def ties(granule: Granule, threads: int) -> Iterator[tuple[str, bytes]]:
@@ -132,8 +132,8 @@ def constants(granule: Granule) -> Iterator[tuple[str, bytes]]:
         views = np.stack([both, both * np.float32(0.998)], axis=1)
         calibration.append(Variable(name=f"{name}_solar_irradiances", dimensions=dimensions, values=views, attributes=units))
     for name in THERMAL:
-        about = f"{name}_radiometric_uncertainty_in"
-        noise = Variable(name=about, dimensions=("uncertainties",), values=levels * 10, attributes={"units": "K"})
+        label = f"{name}_radiometric_uncertainty_in"
+        noise = Variable(name=label, dimensions=("uncertainties",), values=levels * 10, attributes={"units": "K"})
         yield f"{name}_quality_in.nc", file(f"quality of channel {name}", 1000, [noise])
     yield "time_in.nc", file("times of the rows", 1000, _times(granule))
     yield "viscal.nc", file("visible calibration", 500, calibration)

@@ -187,8 +187,8 @@ def _footprint(granule: Granule) -> str:
         latitude, longitude = orbit.places(granule, np.array([down * height]), across)
         places.append(f"{np.degrees(latitude[0, 0]):.4f} {np.degrees(longitude[0, 0]):.4f}")
     positions = f"<gml:posList>{' '.join(places)}</gml:posList>"
-    print_ = f'<sentinel-safe:footPrint srsName="http://www.opengis.net/def/crs/EPSG/0/4326">{positions}</sentinel-safe:footPrint>'
-    return f"<sentinel-safe:frameSet>{print_}</sentinel-safe:frameSet>"
+    outline = f'<sentinel-safe:footPrint srsName="http://www.opengis.net/def/crs/EPSG/0/4326">{positions}</sentinel-safe:footPrint>'
+    return f"<sentinel-safe:frameSet>{outline}</sentinel-safe:frameSet>"
 
 
 def _instrument(granule: Granule, scene: Scene, coarse: Pixels, fine: Pixels) -> str:

@@ -71,10 +71,10 @@ def run(
     """Write `products` `.SEN3` folders, or zips of such, and `sst_matchups.h5` to the folder `output`.
 
     The products are consecutive frames of three minutes around sunrise on `orbits` orbits, by default the square root of their
-    number; orbits take turns between Sentinel-3A and 3B and between the baselines before and from 005. `height` and `width` are
-    those of the 1 km grid; smaller ones cut the middle out of each frame. The first `duplicates` products are there a second time,
-    created later. A rerun with the same parameters keeps complete products and writes the missing and damaged ones.
-    Generated data proves machinery, never accuracy.
+    number and at least two; orbits take turns between Sentinel-3A and 3B and between the baselines before and from 005.
+    `height` and `width` are those of the 1 km grid; smaller ones cut the middle out of each frame. The first `duplicates`
+    products are there a second time, created later. A rerun with the same parameters keeps complete products and writes the
+    missing and damaged ones. Generated data proves machinery, never accuracy.
 
     Returns:
         The parameters, `written` and `kept` products, and `output`.
@@ -144,7 +144,8 @@ def _checked(products: int, orbits: int | None, duplicates: int, height: int, wi
         raise UserError(f"--products {products}: must be from 1 to {MOST_PRODUCTS}")
     least = -(-products // FRAMES_AN_ORBIT)
     if orbits is None:
-        orbits = max(round(products**0.5), least)
+        # two see both satellites and both baselines
+        orbits = max(round(products**0.5), least, min(products, 2))
     if not least <= orbits <= products:
         why = f"as {products} products are {FRAMES_AN_ORBIT} frames an orbit at most and 1 at least"
         raise UserError(f"--orbits {orbits}: must be from {least} to {products}, {why}")

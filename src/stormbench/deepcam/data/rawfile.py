@@ -11,11 +11,6 @@ from stormbench.core.errors import RunError
 from stormbench.deepcam.data.sample import Load
 
 
-def is_native(dtype: np.dtype) -> bool:
-    """Whether values of `dtype` need no swapping of bytes here."""
-    return dtype == dtype.newbyteorder("=")
-
-
 def loader(path: Path, descriptor: int, offset: int, itemsize: int) -> Load:
     """Return a `Load` for values of `itemsize` bytes that begin `offset` bytes into the open file."""
 
