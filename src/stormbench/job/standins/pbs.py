@@ -87,6 +87,8 @@ def qstat(state: State, arguments: list[str]) -> int:
             job = jobs[number]
             print(f"Job Id: {number}.{SERVER}\n    Job_Name = {job['name']}\n    job_state = {_STATES[job['state']]}")
             print(f"    queue = {job['queue'] or 'workq'}")
+            if job["account"]:
+                print(f"    Account_Name = {job['account']}")
             if job["code"] is not None:
                 print(f"    Exit_status = {job['code']}")
             print(f"    Resource_List.nodect = {job['nodes']}\n")
@@ -173,7 +175,7 @@ def _job(request: Request, name: str) -> batch.Job:
         "wall_s": request.wall_s, "array": list(request.array), "output": (error or output) if joined == "eo" else output,
         "error": None if joined in ("oe", "eo") else error, "append": False, "shell": options.get("S", ["/bin/bash"])[-1],
         "warning": None,
-        "depends": depends, "queue": request.queue, "submitted_from": str(Path.cwd()),
+        "depends": depends, "queue": request.queue, "account": options.get("A", [None])[-1], "submitted_from": str(Path.cwd()),
         "parent": os.environ.get(INSIDE), "time": time.time(),
     }  # fmt: skip
 
