@@ -25,9 +25,10 @@ from pathlib import Path
 
 import torch
 
+from stormbench.core import allocator
+from stormbench.core.allocator import M_MMAP_MAX, M_TOP_PAD, M_TRIM_THRESHOLD
 from stormbench.core.tables import markdown_table
-from stormbench.deepcam import allocator, model, optim
-from stormbench.deepcam.allocator import M_MMAP_MAX, M_TOP_PAD, M_TRIM_THRESHOLD
+from stormbench.deepcam import model, optim
 from stormbench.deepcam.loss import weighted_cross_entropy
 
 N_CHANNELS = 16

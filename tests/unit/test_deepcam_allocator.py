@@ -9,7 +9,7 @@ import pytest
 
 FAULTS = """
 import resource, sys, torch
-from stormbench.deepcam import allocator
+from stormbench.core import allocator
 if sys.argv[1] == "tuned":
     assert allocator.tune()
 def faults():

@@ -178,13 +178,16 @@ class RunFolder:
             yield
 
 
-def unfinished_tag(output_dir: Path, experiment_id: int, prefix: str) -> str | None:
-    """Return the tag of the newest run below `output_dir` whose tag begins with `prefix` and whose trial has a checkpoint but no end."""
+def unfinished_tag(output_dir: Path, experiment_id: int, prefix: str, pattern: str = "*.pt") -> str | None:
+    """Return the tag of the newest run below `output_dir` whose tag begins with `prefix` and whose trial has a checkpoint but no end.
+
+    `pattern` is that of the workload's checkpoint files.
+    """
     found = []
     for path in output_dir.glob(f"{prefix}*/run.json"):
         with contextlib.suppress(UserError, OSError):
             trial = read_record(path.parent).get("trials", {}).get(str(experiment_id), {})
-            if trial and trial.get("outcome") not in FINISHED and any(path.parent.glob("checkpoints/*.pt")):
+            if trial and trial.get("outcome") not in FINISHED and any(path.parent.glob(f"checkpoints/{pattern}")):
                 found.append((path.stat().st_mtime, path.parent.name))
     return max(found)[1] if found else None
 

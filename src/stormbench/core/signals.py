@@ -37,6 +37,8 @@ class SignalWatch:
     def __init__(self) -> None:
         self.ready = False
         self.last_words: Callable[[str], None] = lambda reason: None
+        self.polite_grace_s = POLITE_GRACE_S
+        """How long the main thread gets to notice a SIGTERM before the watcher writes last words; shorter where a launcher kills sooner."""
         self._stop = False
         self._terminations = 0
         self._previous: dict[int, Any] = {}
@@ -90,7 +92,7 @@ class SignalWatch:
 
     def _watch_termination(self) -> None:
         # a run that does go on to save its checkpoint overwrites these words
-        if not self._noticed.wait(POLITE_GRACE_S) and not self._ended.is_set():
+        if not self._noticed.wait(self.polite_grace_s) and not self._ended.is_set():
             self.last_words(reason(signal.SIGTERM))
 
 

@@ -13,9 +13,10 @@ from typing import Any
 
 import torch
 
+from stormbench.core import allocator
 from stormbench.core.errors import RunError, StormbenchError, UserError
 from stormbench.core.provenance import usable_cores
-from stormbench.deepcam import allocator, batchnorm, model, optim
+from stormbench.deepcam import batchnorm, model, optim
 from stormbench.deepcam.config import FULL_TRAIN_SAMPLES, FULL_VALIDATION_SAMPLES, TrainConfig
 from stormbench.deepcam.data import Dataset, open_dataset, stats
 from stormbench.deepcam.state import Data, Parts, Position
