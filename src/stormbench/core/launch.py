@@ -19,6 +19,7 @@ __all__ = ["LAUNCHERS", "LAUNCH_ID", "Launch", "detect", "rank_variable", "sched
 
 FIRST = (
     (launchers.TORCHRUN, "torchrun starts its ranks inside a task of any launcher below, and sets all of these anew"),
+    (launchers.HOROVODRUN, "horovodrun --gloo starts its ranks by ssh or by jsrun, inside a job of any launcher below"),
     (launchers.JSRUN, "jsrun sets Open MPI's variables too, and only its own say which launcher it was"),
     (launchers.OPENMPI, "mpirun starts its daemons by srun, so Slurm's variables in its ranks describe the daemons"),
     (launchers.MVAPICH, "as Open MPI"),
@@ -34,8 +35,9 @@ LAST = (
 )
 """After an srun step, with which they must agree."""
 
-LAUNCHERS = ("torchrun", "jsrun", "openmpi", "mvapich", "flux", "mpich", "slurm", "pals", "pmix")
-_STARTERS = {"slurm": "srun", "openmpi": "mpirun", "mvapich": "mpirun", "flux": "flux run", "mpich": "mpiexec", "pals": "mpiexec"}
+LAUNCHERS = ("torchrun", "horovodrun", "jsrun", "openmpi", "mvapich", "flux", "mpich", "slurm", "pals", "pmix")
+_STARTERS = {"slurm": "srun", "horovodrun": "horovodrun --gloo", "openmpi": "mpirun", "mvapich": "mpirun", "flux": "flux run",
+             "mpich": "mpiexec", "pals": "mpiexec"}  # fmt: skip
 
 
 def detect(environ: Mapping[str, str] | None = None, *, launcher: str | None = None) -> Launch:

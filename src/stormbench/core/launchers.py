@@ -38,7 +38,8 @@ class Launch:
     master_port: int | None
     """MASTER_PORT."""
     launcher: str
-    """torchrun (also RANK and WORLD_SIZE set by hand), jsrun, openmpi, mvapich, flux, mpich, slurm, pals, pmix or none."""
+    """torchrun (also RANK and WORLD_SIZE set by hand), horovodrun (with Gloo), jsrun, openmpi, mvapich, flux, mpich, slurm, pals,
+    pmix or none."""
     job_id: str | None
     """Equal on all ranks of this launch, different for every launch."""
     evidence: str
@@ -67,6 +68,11 @@ TORCHRUN = Source(
     node_rank=("GROUP_RANK",), n_nodes=("GROUP_WORLD_SIZE",),
     # the run id alone is "none" in every static launch
     keys=(("TORCHELASTIC_RUN_ID", "TORCHELASTIC_RESTART_COUNT", "MASTER_ADDR", "MASTER_PORT"),),
+)  # fmt: skip
+HOROVODRUN = Source(
+    launcher="horovodrun", marker="HOROVOD_RANK", rank="HOROVOD_RANK", world_size="HOROVOD_SIZE", local_rank=("HOROVOD_LOCAL_RANK",),
+    local_size=("HOROVOD_LOCAL_SIZE",), node_rank=("HOROVOD_CROSS_RANK",), n_nodes=("HOROVOD_CROSS_SIZE",),
+    keys=(("HOROVOD_GLOO_RENDEZVOUS_ADDR", "HOROVOD_GLOO_RENDEZVOUS_PORT"),),
 )  # fmt: skip
 JSRUN = Source(
     launcher="jsrun", marker="JSM_NAMESPACE_RANK", rank="JSM_NAMESPACE_RANK", world_size="JSM_NAMESPACE_SIZE",
