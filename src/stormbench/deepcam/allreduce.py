@@ -1,4 +1,4 @@
-"""The all-reduce test of a job: sums over all ranks at growing sizes, checked and timed, before node-hours go into training."""
+"""DeepCAM's part of the all-reduce test of a job: the sums by torch.distributed."""
 
 from __future__ import annotations
 
@@ -7,13 +7,10 @@ import os
 import time
 from pathlib import Path
 
-from stormbench.core.errors import EXIT_DONE, RunError
-from stormbench.core.progress import say
-from stormbench.core.tables import text_table
+from stormbench.core import allreduce
+from stormbench.core.errors import EXIT_DONE
 from stormbench.deepcam.wire import Wire, any_rank, barrier
 from stormbench.deepcam.wireup import connect
-
-ROUNDS = 5
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -25,38 +22,26 @@ def run(arguments: argparse.Namespace) -> int:
     folder = Path(os.environ.get("LOGDIR") or ".")
     method = os.environ.get("WIREUP_METHOD") or "auto"
     with connect(method, shared_folder=folder, timeout_s=arguments.timeout) as wire:
-        rows = []
-        size = 4096
-        while size <= arguments.max_bytes:
-            rows.append(_measured(wire, size))
-            size *= 16
+        rows = allreduce.measure(
+            arguments.max_bytes, wire.world_size, lambda n_floats, number: _round(wire, n_floats, number),
+            lambda flag: bool(any_rank(wire, int(flag))),
+        )  # fmt: skip
         if wire.rank == 0:
-            say(wire.path)
-            print(text_table(("bytes", "ms", "bus bandwidth, GB/s"), rows), flush=True)
+            allreduce.show(wire.path, rows)
     return EXIT_DONE
 
 
-def _measured(wire: Wire, size: int) -> tuple[str, str, str]:
-    """Return size, median time and bus bandwidth: 2 (n - 1) / n x size / time, as NCCL's tests count it."""
+def _round(wire: Wire, n_floats: int, number: int) -> tuple[float, bool]:
     import torch
     import torch.distributed as dist
 
-    seconds = []
-    wrong = False
-    for number in range(ROUNDS + 1):
-        values = torch.full((size // 4,), float(wire.rank + 1 + number), device=wire.device)
-        barrier(wire)
-        begin = time.perf_counter()
-        if wire.backend is not None:
-            dist.all_reduce(values)
-        if wire.device.type == "cuda":
-            torch.cuda.synchronize(wire.device)
-        seconds.append(time.perf_counter() - begin)
-        expected = wire.world_size * (wire.world_size + 1) / 2 + wire.world_size * number
-        wrong = wrong or not bool(torch.allclose(values, torch.full_like(values, expected)))
-    if any_rank(wire, int(wrong)):
-        raise RunError(f"all-reduce of {size} bytes over {wire.world_size} ranks: a sum is wrong; the network or its library is broken")
-    # the first round builds connections
-    median = sorted(seconds[1:])[ROUNDS // 2]
-    bus = 2 * (wire.world_size - 1) / wire.world_size * size / median / 1e9
-    return str(size), f"{median * 1e3:.3f}", f"{bus:.3f}"
+    values = torch.full((n_floats,), float(wire.rank + 1 + number), device=wire.device)
+    barrier(wire)
+    begin = time.perf_counter()
+    if wire.backend is not None:
+        dist.all_reduce(values)
+    if wire.device.type == "cuda":
+        torch.cuda.synchronize(wire.device)
+    seconds = time.perf_counter() - begin
+    expected = allreduce.expected_sum(wire.world_size, number)
+    return seconds, bool(torch.allclose(values, torch.full_like(values, expected)))

@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+from stormbench.core.allreduce import add_parser
 from stormbench.core.arguments import add_options, given_flags
 from stormbench.core.errors import UserError
 from stormbench.core.launch import detect
@@ -136,18 +137,9 @@ def _convert(commands: Any) -> None:
 
 
 def _allreduce(commands: Any) -> None:
-    test = commands.add_parser(
-        "allreduce",
-        help="test the network between all ranks",
-        description="Sum buffers of growing size over all ranks of a launch, check the sums and print the bandwidth. Jobs with NCCL_TEST=1 "
-        "run it before their first trial.",
-    )
-    test.add_argument("--max_bytes", type=positive, default=2**26, metavar="BYTES", help="the largest buffer (default 64 MiB)")
-    test.add_argument("--timeout", type=float, default=120.0, metavar="S", help="how long ranks wait for each other (default 120)")
-
     def run(arguments: argparse.Namespace) -> int:
         from stormbench.deepcam.allreduce import run as test_network
 
         return test_network(arguments)
 
-    test.set_defaults(run=run)
+    add_parser(commands, run)
