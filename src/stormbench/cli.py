@@ -17,7 +17,7 @@ from stormbench.core.progress import UNWRITABLE, discard, say
 
 GROUPS = {
     "deepcam": ("storms in climate data (PyTorch): make data, convert it, train", "stormbench.deepcam.commands"),
-    "cloudmask": ("clouds in satellite images: make data, fetch it, unpack it, convert it", "stormbench.cloudmask.commands"),
+    "cloudmask": ("clouds in satellite images (TensorFlow): make data, convert it, train, infer, compare", "stormbench.cloudmask.commands"),
     "check": ("validate shell configs before anything is queued", "stormbench.job.check"),
     "render": ("turn a config into the script of its scheduler", "stormbench.job.render"),
     "submit": ("check, render and submit a config", "stormbench.job.submit"),
