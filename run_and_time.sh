@@ -21,23 +21,24 @@ else
 fi
 
 case $STORMBENCH_BENCHMARK in
-    deepcam) command=("${program[@]}" deepcam train) ;;
-    cloudmask) command=("${program[@]}" cloudmask train) ;;
+    deepcam) default_seed=333 ;;
+    cloudmask) default_seed=1234 ;;
     *)
         echo "run_and_time.sh: STORMBENCH_BENCHMARK=$STORMBENCH_BENCHMARK is unknown; use deepcam or cloudmask" >&2
         exit 2
         ;;
 esac
+command=("${program[@]}" "$STORMBENCH_BENCHMARK" train)
 on() { case ${1,,} in 1 | true | yes | on) return 0 ;; *) return 1 ;; esac; }
 
 case ${1:-} in
     check)
         folders=("${@:2:$#-2}")
-        exec "${program[@]}" results check "${folders[@]/%//result_${*: -1}.txt}"
+        exec "${program[@]}" results check --any_settings "${folders[@]/%//result_${*: -1}.txt}"
         ;;
     allreduce)
         shift
-        exec "${program[@]}" deepcam allreduce "$@"
+        exec "${program[@]}" "$STORMBENCH_BENCHMARK" allreduce "$@"
         ;;
 esac
 
@@ -202,7 +203,7 @@ if [ "$rank" = 0 ]; then
     [ -z "${STORMBENCH_STATUS_FILE:-}" ] || echo "$code" >"$STORMBENCH_STATUS_FILE"
     echo "ENDING TIMING RUN AT $(date '+%Y-%m-%d %I:%M:%S %p')"
     if [ "$code" -eq 0 ]; then
-        echo "RESULT,${STORMBENCH_BENCHMARK^^},${SEED:-333},$((end - start)),${STORMBENCH_SUBMISSION_ORG:-unspecified},$start_text,time_to_target_s=$(fact time_to_target_s),time_to_16_epochs_s=$(fact time_to_16_epochs_s),continued=${STORMBENCH_CONTINUED:-0}"
+        echo "RESULT,${STORMBENCH_BENCHMARK^^},${SEED:-$default_seed},$((end - start)),${STORMBENCH_SUBMISSION_ORG:-unspecified},$start_text,time_to_target_s=$(fact time_to_target_s),time_to_16_epochs_s=$(fact time_to_16_epochs_s),continued=${STORMBENCH_CONTINUED:-0}"
     else
         echo "run_and_time.sh: no RESULT, the workload ended with exit code $code after $((end - start)) s" >&2
     fi

@@ -28,6 +28,7 @@ SHIPPED = {
     "Perlmutter_256x4x2_nersc10": ["sbatch", "scontrol", "srun", "shifter"],
     "CirrusGPU_16x4x2_gb2048": ["sbatch", "scontrol", "srun", "apptainer"],
     "Summit_85x6x2": ["bsub", "jsrun"],
+    "Rivanna_1x8x32": ["sbatch", "scontrol", "srun", "apptainer"],
     "Polaris_32x4x1": ["qsub", "mpiexec", "apptainer"],
     "DGX_1x8x8": ["docker", "torchrun"],
     "local_1x2x1": ["torchrun"],
@@ -109,11 +110,6 @@ def test_an_error_in_the_config_is_told_before_anything_is_made(stormbench: Run,
     assert done.returncode == 2
     assert "DGXNNODES=16" in done.stderr
     assert not (tmp_path / "here" / "job.sh").exists()
-
-
-def test_cloudmask_has_no_job_side_to_rehearse_yet(stormbench: Run, kit: Path, tmp_path: Path) -> None:
-    done = stormbench("rehearse", kit / "config_Rivanna_1x8x32.sh", "--folder", tmp_path / "here")
-    assert (done.returncode, "nothing to rehearse" in done.stderr) == (2, True)
 
 
 def config_of(kit: Path, name: str, line: str) -> Path:

@@ -117,7 +117,7 @@ def test_a_trial_whose_log_is_complete_is_judged_and_not_run_again(site: Site) -
     code, printed = submitted(site)
     assert code == 0, printed
     assert "has its complete log already, which is judged again" in printed
-    assert [line.split(" cleared")[0] for line in seen(site)] == [f"results check {site.run}/result_1.txt"]
+    assert [line.split(" cleared")[0] for line in seen(site)] == [f"results check --any_settings {site.run}/result_1.txt"]
     assert site.state()[-2:] == ["trial 1 seed 40 code 0", "done 0"]
 
 
@@ -149,3 +149,29 @@ def test_the_container_of_this_job_is_removed_at_its_end(
     removals = [call["argv"] for call in calls if call["program"] == program and call["argv"][:2] == words[:2]]
     assert removals
     assert all(argv[2].startswith(words[2]) for argv in removals), removals
+
+
+def seeds_of(site: Site) -> list[str]:
+    return [line.split()[3] for line in site.state() if line.startswith("trial ")]
+
+
+def test_cloudmasks_trials_all_have_the_seed_that_its_rules_fix_unless_the_user_gives_one(site: Site, tmp_path: Path) -> None:
+    changed(site, STORMBENCH_BENCHMARK="cloudmask", NEXP="2", SEED="")
+    code, printed = submitted(site)
+    assert code == 0, printed
+    assert seeds_of(site) == ["1234", "1234"]
+    checks = [line for line in seen(site) if line.startswith("results check")]
+    assert len(checks) == 2, "its logs are judged as DeepCAM's are"
+    other = Site(tmp_path / "other", "pbs", tmp_path / "data", trials=2)
+    other.environ |= {name: site.environ[name] for name in ("PATH", "SEEN")}
+    changed(other, STORMBENCH_BENCHMARK="cloudmask", SEED="50")
+    code, printed = submitted(other)
+    assert code == 0, printed
+    assert seeds_of(other) == ["50", "51"]
+
+
+def test_cloudmasks_network_test_is_its_own(site: Site) -> None:
+    changed(site, STORMBENCH_BENCHMARK="cloudmask", NCCL_TEST="1")
+    code, printed = submitted(site)
+    assert code == 0, printed
+    assert seen(site)[0].startswith("cloudmask allreduce")

@@ -192,7 +192,7 @@ def test_the_name_is_held_against_the_grammar(found: Found, name: str, changes: 
 
 
 def test_the_names_batch_is_that_of_the_configs_own_benchmark(found: Found) -> None:
-    own = found("config_TEST_2x4x16.sh", STORMBENCH_BENCHMARK="cloudmask", STORMBENCH_CLOUDMASK_BATCH_SIZE="16", DATADIR="/")
+    own = found("config_TEST_2x4x16.sh", STORMBENCH_BENCHMARK="cloudmask", STORMBENCH_CLOUDMASK_BATCH_SIZE="16", DATADIR="/", SEED="1234")
     overridden = found(overrides={"STORMBENCH_BENCHMARK": "cloudmask", "DATADIR": "/"})
     assert own == ()
     # no word on the name; only that nobody chose the hyperparameters

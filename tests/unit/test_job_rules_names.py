@@ -16,7 +16,7 @@ from stormbench.job.load import load
 from tests.mutations import NAME, write_config
 
 Found = Callable[..., tuple[Finding, ...]]
-CLOUDMASK = {"STORMBENCH_BENCHMARK": "cloudmask", "DATADIR": "/", "STORMBENCH_CLOUDMASK_BATCH_SIZE": "2"}
+CLOUDMASK = {"STORMBENCH_BENCHMARK": "cloudmask", "DATADIR": "/", "SEED": "1234", "STORMBENCH_CLOUDMASK_BATCH_SIZE": "2"}
 GPU16 = {"STORMBENCH_GPU_MEMORY": "16", "DATA_FORMAT": "hdf5", "DATADIR": "/"}
 
 

@@ -107,11 +107,22 @@ def test_nersc10_is_deepcam(found: Found) -> None:
 
 
 def test_cloudmasks_patches_must_fit_too(found: Found) -> None:
-    cloudmask = {"STORMBENCH_BENCHMARK": "cloudmask", "DATADIR": "/", "STORMBENCH_GPU_MEMORY": "4"}
+    cloudmask = {"STORMBENCH_BENCHMARK": "cloudmask", "DATADIR": "/", "STORMBENCH_GPU_MEMORY": "4", "SEED": "1234"}
     assert found("config_TEST_2x4x28.sh", STORMBENCH_CLOUDMASK_BATCH_SIZE="28", **cloudmask) == ()
     findings = found("config_TEST_2x4x29.sh", STORMBENCH_CLOUDMASK_BATCH_SIZE="29", **cloudmask)
     assert [finding.level for finding in findings] == [ERROR]
     assert findings[0].text.endswith("set STORMBENCH_CLOUDMASK_BATCH_SIZE to at most 28")
+
+
+def test_what_cloudmasks_rules_fix_is_told_where_a_config_has_another(found: Found) -> None:
+    cloudmask = {"STORMBENCH_BENCHMARK": "cloudmask", "DATADIR": "/", "STORMBENCH_CLOUDMASK_BATCH_SIZE": "2"}
+    name = "config_TEST_2x4x2.sh"
+    assert found(name, SEED="1234", STORMBENCH_CLOUDMASK_PATCH_SIZE="256", **cloudmask) == ()
+    for variable, value in (("SEED", "7"), ("STORMBENCH_CLOUDMASK_PATCH_SIZE", "512"), ("STORMBENCH_SEEDS", "1234 5")):
+        (finding,) = found(name, **{"SEED": "1234", variable: value}, **cloudmask)
+        assert finding.level == WARNING
+        fixed = 256 if "PATCH" in variable else 1234
+        assert f"{variable}={value}: the rules of the Science benchmark fix it at {fixed}" in finding.text
 
 
 def test_a_global_batch_above_the_whole_training_set_is_refused(found: Found) -> None:

@@ -105,19 +105,23 @@ def test_the_result_line_repeats_what_the_workload_tells(tmp_path: Path) -> None
 def test_check_judges_the_logs_of_one_trial_and_starts_no_workload(tmp_path: Path) -> None:
     environ = workload(tmp_path, "import sys\nprint(sys.argv[1:])")
     done = subprocess.run([str(SCRIPT), "check", "/a b", "/c", "2"], capture_output=True, text=True, env=environ, check=True)
-    assert done.stdout == "['results', 'check', '/a b/result_2.txt', '/c/result_2.txt']\n"
+    assert done.stdout == "['results', 'check', '--any_settings', '/a b/result_2.txt', '/c/result_2.txt']\n"
 
 
 def test_allreduce_is_no_run_and_has_no_result(tmp_path: Path) -> None:
     environ = workload(tmp_path, "import sys\nprint(sys.argv[1:])")
     done = subprocess.run([str(SCRIPT), "allreduce"], capture_output=True, text=True, env=environ, check=True)
     assert done.stdout == "['deepcam', 'allreduce']\n"
+    other = {**environ, "STORMBENCH_BENCHMARK": "cloudmask"}
+    done = subprocess.run([str(SCRIPT), "allreduce"], capture_output=True, text=True, env=other, check=True)
+    assert done.stdout == "['cloudmask', 'allreduce']\n", "whose image has no PyTorch"
 
 
 def test_cloudmask_is_the_other_benchmark_and_an_unknown_one_is_refused(tmp_path: Path) -> None:
     environ = workload(tmp_path, "import sys\nprint(sys.argv[1:])")
     done = subprocess.run([str(SCRIPT)], capture_output=True, text=True, env={**environ, "STORMBENCH_BENCHMARK": "cloudmask"}, check=True)
     assert "['cloudmask', 'train']" in done.stdout
+    assert "RESULT,CLOUDMASK,1234," in done.stdout, "its own default seed"
     done = subprocess.run([str(SCRIPT)], capture_output=True, text=True, env={**environ, "STORMBENCH_BENCHMARK": "nope"}, check=False)
     assert (done.returncode, "nope is unknown" in done.stderr) == (2, True)
 

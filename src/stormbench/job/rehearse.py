@@ -12,7 +12,6 @@ import fcntl
 import json
 import os
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -25,16 +24,9 @@ from stormbench.job.checks import images
 from stormbench.job.foreground import run_to_its_end
 from stormbench.job.load import Job, load
 from stormbench.job.render import add_overrides, checked, overrides_of, render
+from stormbench.job.scaling import SCALINGS, Scaling
 from stormbench.job.standins.plan import PROGRAMS, Plan, install
 
-SCALED = {
-    "STORMBENCH_WIDTH": "0.05", "MAX_EPOCHS": "1", "MIN_EPOCHS": "0", "TARGET_IOU": "1", "LOCAL_BATCH_SIZE": "2",
-    "LOCAL_VALIDATION_BATCH_SIZE": "1", "GRADIENT_ACCUMULATION_FREQUENCY": "1", "BATCHNORM_GROUP_SIZE": "1", "PRECISION_MODE": "fp32",
-    "DATA_FORMAT": "hdf5", "WIREUP_METHOD": "auto", "MAX_THREADS": "1", "OMP_NUM_THREADS": "1", "ENABLE_PROFILING": "0",
-    "STORMBENCH_NUM_THREADS": "1", "STORMBENCH_SUBMISSION_DIVISION": "open",
-}  # fmt: skip
-"""What each rank has instead of the config's values, so that a laptop does in seconds what it can do at all."""
-HEIGHT, WIDTH, TRAIN, VALIDATION = 32, 48, 16, 4
 SUBMIT = {"slurm": ["sbatch"], "lsf": ["bsub"], "pbs": ["qsub"], "local": ["bash"], "docker": ["bash"]}
 
 
@@ -66,20 +58,18 @@ def _rehearse(arguments: argparse.Namespace, folder: Path) -> int:
     (folder / "data").mkdir(exist_ok=True)
     above = overrides_of(arguments)
     job = checked(load(arguments.config, os.environ, {**above, **_paths(folder, load(arguments.config, os.environ, above))}))
-    workload = WORKLOADS[job.benchmark]
-    if job.benchmark != "deepcam" or not workload.installed():
-        raise UserError(
-            f"{job.path}: there is nothing to rehearse, as this version has no job side for {workload.title}; use --benchmark deepcam"
-        )
-    _make_data(folder / "data")
+    workload, scaling = WORKLOADS[job.benchmark], SCALINGS[job.benchmark]
+    if not workload.installed():
+        raise UserError(f"{job.path}: there is nothing to rehearse, as this version has no job side for {workload.title}")
+    scaling.make(folder / "data")
     (folder / "calls.jsonl").unlink(missing_ok=True)
-    plan = Plan(ranks=arguments.ranks, environment=dict(SCALED), calls=str(folder / "calls.jsonl"), workdir=str(folder))
+    plan = Plan(ranks=arguments.ranks, environment=dict(scaling.values), calls=str(folder / "calls.jsonl"), workdir=str(folder))
     install(folder / "bin", PROGRAMS, plan)
     script = folder / "job.sh"
     with atomic_path(script) as path:
         path.write_text(render(job), encoding="utf-8")
         path.chmod(0o755)
-    _tell_scaling(job, arguments.ranks, folder)
+    _tell_scaling(job, scaling, arguments.ranks, folder)
     code, ended_by = _submit(job, script, folder)
     return _conclude(job, folder, code, ended_by)
 
@@ -123,37 +113,16 @@ def _paths(folder: Path, job: Job) -> dict[str, str]:
     }  # fmt: skip
 
 
-def _make_data(folder: Path) -> None:
-    words = [
-        "deepcam",
-        "synth",
-        str(folder),
-        "--train",
-        str(TRAIN),
-        "--validation",
-        str(VALIDATION),
-        "--height",
-        str(HEIGHT),
-        "--width",
-        str(WIDTH),
-    ]
-    done = subprocess.run([sys.executable, "-m", "stormbench", *words], capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise RunError(
-            f"the generated data could not be made: {done.stderr.strip().splitlines()[-1] if done.stderr.strip() else done.returncode}"
-        )
-
-
-def _tell_scaling(job: Job, ranks: int, folder: Path) -> None:
+def _tell_scaling(job: Job, scaling: Scaling, ranks: int, folder: Path) -> None:
     layout = job.layout
     assert layout is not None
     print(f"rehearsal of {job.path} in {folder}")
     print(f"  the script asks for {layout.ranks} rank(s) on {layout.nodes} node(s); at most {ranks} start here, on this machine")
     parts = "folders, image and scratch" if job.values.get("CONT", "").startswith(str(folder)) else "folders and scratch"
     print(f"  its {parts} lie in {folder}; everything else in {folder / 'job.sh'} is as it would be submitted")
-    changed = ", ".join(f"{name}={value}" for name, value in SCALED.items())
+    changed = ", ".join(f"{name}={value}" for name, value in scaling.values.items())
     print(f"  each rank has instead of the config's values: {changed}")
-    print(f"  data: {TRAIN} generated samples of {HEIGHT} x {WIDTH}; nothing here says anything about speed or accuracy", flush=True)
+    print(f"  data: {scaling.data}; nothing here says anything about speed or accuracy", flush=True)
 
 
 def _submit(job: Job, script: Path, folder: Path) -> tuple[int, int | None]:

@@ -102,6 +102,20 @@ def _seeds(job: Job) -> Iterator[Finding]:
             )
 
 
+def _fixed_settings(job: Job) -> Iterator[Finding]:
+    """CloudMask's rules fix seed and patch size at the defaults; runs with others are for science, and nobody may submit them."""
+    # of a config for DeepCAM it is told already that its hyperparameters weren't chosen for this
+    if job.own_benchmark != "cloudmask" or job.benchmark != "cloudmask" or job.workload is None:
+        return
+    options = workload_options("cloudmask")
+    found = [("STORMBENCH_CLOUDMASK_PATCH_SIZE", [job.workload.patch_size]), ("SEED", [job.workload.seed])]
+    for name, values in [*found, ("STORMBENCH_SEEDS", job.config.seeds)]:
+        fixed = options["SEED" if name == "STORMBENCH_SEEDS" else name].default
+        if any(value != fixed for value in values):
+            told = f"{job.said(name)}: the rules of the Science benchmark fix it at {fixed}, so that this will be no submission; "
+            yield warning(job.where(name), told + (f"unset {name} for one" if name in job.values else f"use {fixed} for one"))
+
+
 def _distinct_seeds(job: Job) -> Iterator[Finding]:
     """Each job of an array has a seed of its own, else two of them are one run."""
     twice = next((seed for position, seed in enumerate(job.config.seeds) if seed in job.config.seeds[:position]), None)
@@ -190,4 +204,4 @@ def _recipe(job: Job, recipe: recipes.Recipe) -> Iterator[Finding]:
         yield warning(job.where("WEIGHT_DECAY"), f"{job.said('WEIGHT_DECAY')}: {at} {recipes.WEIGHT_DECAY:g}")
 
 
-RULES = (_epoch, _patches, _groups, _seeds, _distinct_seeds, _wireup, _benchmark, _learning_rate)
+RULES = (_epoch, _patches, _groups, _seeds, _fixed_settings, _distinct_seeds, _wireup, _benchmark, _learning_rate)
