@@ -22,6 +22,7 @@ RUN --mount=type=secret,id=proxy --mount=type=secret,id=ca --mount=type=secret,i
     bash /opt/stormbench/steps/packages.sh deepcam "${VARIANT}"
 
 FROM packages AS kit
+ARG VARIANT=cpu
 COPY . /source
 RUN --mount=type=secret,id=proxy --mount=type=secret,id=ca --mount=type=secret,id=pipconf \
     --mount=type=bind,from=wheelhouse,source=/,target=/wheelhouse \
@@ -29,6 +30,7 @@ RUN --mount=type=secret,id=proxy --mount=type=secret,id=ca --mount=type=secret,i
 
 FROM packages
 # nothing of a user's home or of the node's Python may change what runs; no locks on file systems that can't; writable things on scratch
+ARG VARIANT=cpu
 ARG DEVICES=void
 ENV PATH=/opt/stormbench/venv/bin:${PATH} \
     STORMBENCH_IMAGE=deepcam.${VARIANT} STORMBENCH_BENCHMARK=deepcam STORMBENCH_CACHE=/scratch \

@@ -20,4 +20,4 @@ if [ -z "$wheel" ]; then
     fi
     wheel=$("$here/horovod-wheel.sh" "$venv/bin/python" | tail -n 1)
 fi
-"$venv/bin/python" -m pip install -q --no-deps --no-index --root "$target" "$wheel"
+"$venv/bin/python" -m pip install -q --no-deps --no-index --no-warn-script-location --root "$target" "$wheel"

@@ -12,7 +12,7 @@ pip=("$venv/bin/python" -m pip)
 work=$(mktemp -d)
 cp -R "$source" "$work/source"
 "${pip[@]}" wheel -q --no-deps -w "$work" "$work/source"
-"${pip[@]}" install -q --no-deps --no-index --root "$target" "$work"/stormbench-*.whl
+"${pip[@]}" install -q --no-deps --no-index --no-warn-script-location --root "$target" "$work"/stormbench-*.whl
 
 # the workspace that the request's commands expect
 mkdir -p "$target/workspace" "$target/opt/stormbench"
