@@ -26,6 +26,7 @@ GROUPS = {
     "cancel": ("end submitted runs", "stormbench.job.follow:configure_cancel"),
     "rehearse": ("run the very job script on this machine, with stand-ins for the scheduler and the containers", "stormbench.job.rehearse"),
     "doctor": ("check this machine, or a node in a job, for what often goes wrong", "stormbench.job.doctor"),
+    "images": ("build, try and export container images, and lock what they are made of", "stormbench.job.images.commands"),
     "results": ("judge what runs have left in their folders", "stormbench.results.commands"),
     "variables": ("all options with their environment variables, defaults and bounds", "stormbench.variables"),
 }

@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
-from stormbench.core import clocks, provenance
+from stormbench.core import clocks, imagerecord, provenance
 from stormbench.core.errors import RunError, UserError
 from stormbench.core.files import reported_os_errors, writable_folder, write_json
 
@@ -92,6 +92,7 @@ class RunFolder:
             "origins": origins,
             "versions": provenance.versions(),
             "git_commit": provenance.git_commit(),
+            "image": imagerecord.of_run(self.path),
             "host": provenance.host(),
             "devices": devices,
             "notes": notes,

@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Callable
 
-from stormbench.job.checks import batch, container, folders, network, node
+from stormbench.job.checks import batch, container, fit, folders, network, node
 from stormbench.job.checks.machine import Machine
 from stormbench.job.checks.result import Result, warning
 
@@ -18,6 +18,9 @@ CHECKS: tuple[tuple[str, str, Check], ...] = (
     ("container", "runtime", container.runtime),
     ("container", "user namespaces", container.user_namespaces),
     ("container", "image", container.image),
+    ("container", "image and GPU", fit.accelerator),
+    ("container", "image and C library", fit.c_library),
+    ("container", "image and MPI", fit.mpi),
     ("container", "host Python", container.host_python),
     ("container", "mounts", container.mounts),
     ("container", "stale containers", container.stale_containers),
