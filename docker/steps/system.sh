@@ -20,5 +20,5 @@ apt_install "${packages[@]}"
 # Runtimes mount data, results and node-local scratch here. Any user may be asked for, so the last two are open to all.
 mkdir -p /data /results /scratch /workspace
 chmod 1777 /results /scratch
-groupadd --system --gid 10001 stormbench
-useradd --system --uid 10001 --gid 10001 --home-dir /scratch --no-create-home --shell /bin/bash stormbench
+groupadd --gid 10001 stormbench
+useradd --uid 10001 --gid 10001 --home-dir /scratch --no-create-home --shell /bin/bash stormbench
