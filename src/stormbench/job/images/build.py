@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import platform
+import re
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,9 +14,11 @@ from typing import Any
 
 from stormbench import __version__
 from stormbench.core.errors import EXIT_DONE, RunError, UserError
+from stormbench.core.files import PARTIAL_SUFFIX
 from stormbench.job.checks.fit import LABEL
-from stormbench.job.images import engines, lock, run, site
+from stormbench.job.images import engines, lock, record, run, site
 from stormbench.job.images.engines import Engine
+from stormbench.job.images.export import describe
 from stormbench.job.images.recipe import Image, kit_folder
 from stormbench.job.images.select import chosen
 
@@ -41,32 +45,56 @@ def main(arguments: argparse.Namespace) -> int:
     kit = kit_folder(arguments.kit)
     engine = engines.choose(arguments.engine, engines.BUILD, dry_run=arguments.dry_run)
     foreign = engines.foreign(image.architectures, arguments.arch)
-    if foreign and not arguments.dry_run:
+    if foreign and not arguments.dry_run and engine.name != "apptainer":
         require_emulation(arguments.arch)
     base, digest = (arguments.base, "") if arguments.base else lock.base_with_digest(kit, image.base)
     own = site.site_of(arguments, image, os.environ)
-    tag = arguments.tag or image.tag
-    values = build_arguments(image, base, digest, arguments.base, revision(kit))
-    log = run.log_path(Path(arguments.folder), image.key, "build")
+    tag, folder = arguments.tag or image.tag, Path(arguments.folder)
+    values = build_arguments(image, base, digest, arguments.base, kit)
+    if engine.name == "apptainer" and (foreign or arguments.network or arguments.no_cache):
+        raise UserError("--arch, --network, --no_cache: apptainer's builds have none of them; leave them out, or take docker or podman")
+    target = folder / f"{tag.replace('/', '_').replace(':', '_')}.sif"
+    partial = target.with_name(f".{target.name}.{os.getpid()}{PARTIAL_SUFFIX}")
+    log = run.log_path(folder, image.key, "build")
     started = time.monotonic()
     with site.secret_files(own, dry_run=arguments.dry_run) as secrets:
-        more = {"platform": foreign, "network": arguments.network, "no_cache": arguments.no_cache, "folder": Path(arguments.folder)}
-        step = build_step(engine, image, kit, tag, values, secrets, own.wheelhouse, **more)
+        if engine.name == "apptainer":
+            step = _apptainer(engine, image, kit, partial, values, secrets, own.wheelhouse)
+        else:
+            step = build_step(engine, image, kit, tag, values, secrets, own.wheelhouse, foreign, arguments.network, arguments.no_cache)
         if arguments.dry_run:
             run.show([step])
             return EXIT_DONE
         given = ", ".join([*own.given, *(["wheelhouse"] if own.wheelhouse else [])])
         run.note(f"{engine.name} builds {tag} on {base}{f' with {given} of the site' if given else ''}; log: {log}")
-        run.perform([step], log, quiet=arguments.json)
-    report(engine, image, tag, base, digest, log, time.monotonic() - started, as_json=arguments.json, folder=Path(arguments.folder))
+        try:
+            run.perform([step], log, quiet=arguments.json)
+            if engine.name == "apptainer":
+                partial.replace(target)
+        finally:
+            partial.unlink(missing_ok=True)
+    told: dict[str, Any] = {
+        "image": image.name, "variant": image.variant, "engine": engine.name, "base": base, "base_digest": digest, "log": str(log),
+        "seconds": round(time.monotonic() - started, 1),
+    }  # fmt: skip
+    if engine.name == "apptainer":
+        labels_of = {"org.opencontainers.image.base.name": values["BASE_NAME"], "org.opencontainers.image.base.digest": digest}
+        known = {"id": "", "digest": "", "architecture": platform.machine(), "labels": labels_of}
+        written = describe(image, tag, engine, engine, known, target)
+        record.add(folder, target.name, written)
+        told |= {"file": str(target), "size_bytes": written["size_bytes"], "id": written["sha256"]}
+    else:
+        found = engines.inspect(engine, engines.reference(engine, tag))
+        told |= {"tag": tag, "id": found["id"], "size_bytes": found["size_bytes"]}
+    report(image, told, as_json=arguments.json)
     return EXIT_DONE
 
 
-def build_arguments(image: Image, base: str, digest: str, other_base: str | None, commit: str) -> dict[str, str]:
+def build_arguments(image: Image, base: str, digest: str, other_base: str | None, kit: Path) -> dict[str, str]:
     """Return the build arguments that every recipe takes, and the image's own."""
     return {
-        "BASE": base, "BASE_NAME": other_base or image.base, "BASE_DIGEST": digest, "VERSION": __version__, "REVISION": commit,
-        **image.arguments,
+        "BASE": base, "BASE_NAME": other_base or image.base, "BASE_DIGEST": digest, "VERSION": __version__, "REVISION": revision(kit),
+        "SOURCE": source(kit), **image.arguments,
     }  # fmt: skip
 
 
@@ -78,15 +106,11 @@ def build_step(
     values: Mapping[str, str],
     secrets: Mapping[str, Path],
     wheelhouse: Path | None,
-    *,
-    platform: str | None,
+    foreign: str | None,
     network: str | None,
     no_cache: bool,
-    folder: Path,
 ) -> run.Step:
-    """Return the engine's command."""
-    if engine.name == "apptainer":
-        return _apptainer(engine, image, kit, values, secrets, wheelhouse, platform, folder)
+    """Return the command of docker, podman or buildah; `foreign` is another architecture's name, else None."""
     words = {
         # BuildKit, as the older builder of docker knows neither secrets nor further contexts
         "docker": ["docker", "buildx", "build", "--load"],
@@ -99,7 +123,7 @@ def build_step(
     words += [word for name, value in labels(image).items() for word in ("--label", f"{LABEL}{name}={value}")]
     words += [word for name, path in secrets.items() for word in ("--secret", f"id={name},src={path}")]
     words += ["--build-context", f"wheelhouse={wheelhouse}"] if wheelhouse else []
-    words += ["--platform", f"linux/{platform}"] if platform else []
+    words += ["--platform", f"linux/{foreign}"] if foreign else []
     words += ["--network", network] if network else []
     words += ["--no-cache"] if no_cache else []
     return run.Step(words=(*words, str(kit)), why=f"build {tag}")
@@ -112,29 +136,28 @@ def labels(image: Image) -> dict[str, str]:
 
 
 def _apptainer(
-    engine: Engine, image: Image, kit: Path, values: Mapping[str, str], secrets: Mapping[str, Path], wheelhouse: Path | None,
-    platform: str | None, folder: Path,
-) -> run.Step:  # fmt: skip
+    engine: Engine, image: Image, kit: Path, target: Path, values: Mapping[str, str], secrets: Mapping[str, Path], wheelhouse: Path | None
+) -> run.Step:
     """Return apptainer's command: its recipe is a .def file, secrets and wheels are mounts of its build, and the result is a file."""
-    if platform:
-        raise UserError(
-            f"--arch: apptainer builds for its own machine alone; for linux/{platform} take such a machine, or docker or podman"
-        )
-    target = folder / f"{image.tag.replace(':', '_')}.sif"
-    partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
-    words = [engine.program, "build", "--force"]
+    words = [engine.program, "build"]
     if os.geteuid() != 0:
         words.append("--fakeroot")
+    values = {**values, "BASE": without_tag(values["BASE"])}
+    kinds = {".sif": "localimage", ".tar": "docker-archive"}
+    values |= {"BOOTSTRAP": kinds[Path(values["BASE"]).suffix]} if Path(values["BASE"]).suffix in kinds else {}
     words += [word for name, value in values.items() for word in ("--build-arg", f"{name}={value}")]
     words += [word for name, path in secrets.items() for word in ("--bind", f"{path}:/run/secrets/{name}")]
     words += ["--bind", f"{wheelhouse}:/wheelhouse"] if wheelhouse else []
-    recipe = kit / "apptainer" / f"{image.name}.def"
+    # the recipe's paths begin in the kit's folder
+    recipe = str(Path("apptainer") / f"{image.name}.def")
+    return run.Step(words=(*words, str(target.absolute()), recipe), why=f"build {image.tag} as a .sif", folder=kit)
 
-    def finish() -> None:
-        partial.replace(target)
 
-    folder.mkdir(parents=True, exist_ok=True)
-    return run.Step(words=(*words, str(partial), str(recipe)), why=f"build {target}", action=finish)
+def without_tag(base: str) -> str:
+    """Return a base's name without its tag where it has a digest: apptainer takes only one of them."""
+    name, at, digest = base.partition("@")
+    path, slash, last = name.rpartition("/")
+    return f"{path}{slash}{last.partition(':')[0]}@{digest}" if at else base
 
 
 def require_emulation(architecture: str | None, folder: Path = BINFMT) -> None:
@@ -160,26 +183,23 @@ def revision(kit: Path) -> str:
     return commit + ("+changes" if changed else "")
 
 
-def report(
-    engine: Engine, image: Image, tag: str, base: str, digest: str, log: Path, seconds: float, *, as_json: bool, folder: Path
-) -> None:
+def source(kit: Path) -> str:
+    """Return the address of the checkout's repository without a user or a password; empty where there is none."""
+    try:
+        url = run.ask(["git", "-C", str(kit), "remote", "get-url", "origin"], limit_s=10).strip()
+    except RunError:
+        return ""
+    # of https://USER:PASSWORD@HOST/PATH; git@HOST:PATH has only a name that all share
+    return re.sub(r"^(\w+://)[^/@]*@", r"\1", url)
+
+
+def report(image: Image, told: dict[str, Any], *, as_json: bool) -> None:
     """Tell what was built, and whether it keeps its limit of size."""
-    told: dict[str, Any] = {
-        "image": image.name, "variant": image.variant, "engine": engine.name, "base": base, "base_digest": digest, "log": str(log),
-        "seconds": round(seconds, 1),
-    }  # fmt: skip
-    if engine.name == "apptainer":
-        path = folder / f"{image.tag.replace(':', '_')}.sif"
-        told |= {"file": str(path), "size_bytes": path.stat().st_size}
-    else:
-        found = engines.inspect(engine, engines.reference(engine, tag))
-        told |= {"tag": tag, "id": found["id"], "size_bytes": found["size_bytes"]}
-    size = told["size_bytes"]
+    size, name = told["size_bytes"], told.get("tag") or told["file"]
     if as_json:
         print(json.dumps(told, indent=2))
     else:
         facts = [f"{size / 1e9:.2f} GB"] if size else []
-        facts += [told["id"]] if "id" in told else []
-        print(", ".join([f"{told.get('tag') or told.get('file')}: built by {engine.name} in {seconds:.0f} s", *facts]))
+        print(", ".join([f"{name}: built by {told['engine']} in {told['seconds']:.0f} s", *facts, told["id"]]))
     if size and size > image.max_size_gb * 1e9:
-        run.note(f"{tag} has {size / 1e9:.2f} GB, its limit in images.toml is {image.max_size_gb:g} GB")
+        run.note(f"{name} has {size / 1e9:.2f} GB, its limit in images.toml is {image.max_size_gb:g} GB")

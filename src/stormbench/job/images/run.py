@@ -8,9 +8,8 @@ import os
 import shlex
 import signal
 import subprocess
-import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from stormbench.core.errors import RunError, UserError
@@ -24,26 +23,23 @@ GRACE_S = 10.0
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Step:
-    """One command of a plan; `why` says in a few words what it is for. `within` are variables that it gets beside the environment's."""
+    """One command of a plan; `why` says in a few words what it is for, `folder` where it runs if not here."""
 
     words: tuple[str, ...]
     why: str
-    within: Mapping[str, str] = dataclasses.field(default_factory=dict)
-    action: Callable[[], None] | None = None
-    """What the kit does itself after the command, such as a rename."""
+    folder: Path | None = None
 
     @property
     def text(self) -> str:
         """The command as it can be pasted into a shell."""
-        return shlex.join([*(["env"] if self.within else []), *(f"{name}={value}" for name, value in self.within.items()), *self.words])
+        text = shlex.join(self.words)
+        return f"(cd {shlex.quote(str(self.folder))} && {text})" if self.folder else text
 
 
 def show(steps: Sequence[Step]) -> None:
     """Print the plan as lines of a shell script."""
     for step in steps:
-        print(f"# {step.why}")
-        if step.words:
-            print(step.text)
+        print(f"# {step.why}\n{step.text}")
 
 
 def perform(steps: Sequence[Step], log: Path, *, quiet: bool = False) -> None:
@@ -53,10 +49,7 @@ def perform(steps: Sequence[Step], log: Path, *, quiet: bool = False) -> None:
         RunError: one of them failed.
     """
     for step in steps:
-        if step.words:
-            run(step, log, quiet=quiet)
-        if step.action is not None:
-            step.action()
+        run(step, log, quiet=quiet)
 
 
 def run(step: Step, log: Path, *, quiet: bool = False) -> None:
@@ -98,7 +91,7 @@ def start(step: Step) -> subprocess.Popen[str]:
     try:
         return subprocess.Popen(
             step.words, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace",
-            env={**os.environ, **step.within}, start_new_session=True,
+            cwd=step.folder, start_new_session=True,
         )  # fmt: skip
     except OSError as error:
         why = (error.strerror or str(error)).lower()
@@ -162,8 +155,3 @@ def log_path(folder: Path, key: str, verb: str) -> Path:
 def note(text: str) -> None:
     """Tell what is being done."""
     say(f"stormbench images: {text}")
-
-
-def flush() -> None:
-    """Bring printed results out before a command's own output follows on another stream."""
-    sys.stdout.flush()
