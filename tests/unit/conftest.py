@@ -1,4 +1,4 @@
-"""Fixtures of the shipped configs."""
+"""Fixtures of the shipped configs, and of a machine with stand-ins for container engines."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.kits import Call, caller
 from tests.shipped import CONFIGS, NAMES, Exported, sourced
 
 
@@ -22,3 +23,9 @@ def shipped(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def alone(shipped: Path) -> dict[str, Exported]:
     """What each config exports when nothing was there before, from another folder and a path with a blank."""
     return {name: sourced(shipped / f"{name}.sh") for name in NAMES}
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> Call:
+    """Run `stormbench images WORD...` on a machine that has the engines which tests.engines.install puts there."""
+    return caller(tmp_path)
