@@ -34,6 +34,9 @@ def main(words: list[str]) -> int:
             wrong.append(f"{name} doesn't import: {type(error).__name__}: {error}")
         else:
             print(name, getattr(module, "__version__", ""))
+            if getattr(module, "__file__", None) is None:
+                # a folder without code imports as well
+                wrong.append(f"{name} holds no code, only a folder of that name is there")
     if "mpi4py.MPI" in sys.modules:
         told = sys.modules["mpi4py.MPI"].Get_library_version().strip("\0").splitlines()[0]
         print("MPI", told)

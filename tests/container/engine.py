@@ -38,7 +38,6 @@ _ENTER = 'read -r _ && exec setpriv --reuid 0 --regid 0 --clear-groups "$@"'
 
 _CONTAINERS = """\
 [containers]
-cgroups = "disabled"
 pids_limit = 0
 default_ulimits = []
 [engine]
