@@ -16,6 +16,8 @@ from stormbench.job.images import recipe, registry, run
 
 LOCK = Path("docker") / "images.lock"
 DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
+LOCKED, MISSING, UNRESOLVED, UNUSED, DROPPED = "locked", "missing", "not resolved", "not in use", "dropped"
+WRONG = (MISSING, UNRESOLVED, UNUSED)
 HEADER = """\
 # The digests of the base images in images.toml. Renewed by: stormbench images lock
 # One that could not be asked for is empty: then a build takes the base by its tag alone, and says so.
@@ -46,12 +48,12 @@ def main(arguments: argparse.Namespace) -> int:
         return EXIT_DONE
     held = read_lock(kit)
     rows = [_held(base, held) for base in bases] if arguments.check else [_renewed(base, held) for base in bases]
-    rows += [_row(base, held[base], "in the lock, but no image's base any more") for base in held if base not in bases]
+    left = [base for base in held if base not in bases]
+    rows += [_row(base, held[base], UNUSED if arguments.check else DROPPED, "no image has this base any more") for base in left]
     if not arguments.check:
         write_lock(kit, {row["base"]: row["digest"] for row in rows if row["base"] in bases})
     show(rows, as_json=arguments.json)
-    fine = all(row["digest"] for row in rows) if not arguments.check else set(held) == set(bases) and all(held.values())
-    return EXIT_DONE if fine else EXIT_FAILED
+    return EXIT_FAILED if any(row["state"] in WRONG for row in rows) else EXIT_DONE
 
 
 def read_lock(kit: Path) -> dict[str, str]:
@@ -77,14 +79,16 @@ def write_lock(kit: Path, digests: dict[str, str]) -> None:
     write_text(kit / LOCK, HEADER + "\n[digests]\n" + "".join(f'"{base}" = "{digest}"\n' for base, digest in digests.items()))
 
 
-def _row(base: str, digest: str, told: str) -> dict[str, Any]:
-    return {"base": base, "digest": digest, "told": told}
+def _row(base: str, digest: str, state: str, told: str = "") -> dict[str, Any]:
+    return {"base": base, "digest": digest, "state": state, "told": told}
 
 
 def _held(base: str, held: dict[str, str]) -> dict[str, Any]:
     if base not in held:
-        return _row(base, "", "not in the lock; renew it: stormbench images lock")
-    return _row(base, held[base], "locked" if held[base] else "no digest yet; renew the lock where the registry can be reached")
+        return _row(base, "", MISSING, "not in the lock; renew it: stormbench images lock")
+    if not held[base]:
+        return _row(base, "", MISSING, "no digest yet; renew the lock where the registry can be reached")
+    return _row(base, held[base], LOCKED)
 
 
 def _renewed(base: str, held: dict[str, str]) -> dict[str, Any]:
@@ -98,10 +102,9 @@ def _renewed(base: str, held: dict[str, str]) -> dict[str, Any]:
             reasons.append(str(error))
             continue
         if digest == before:
-            return _row(base, digest, "unchanged")
-        return _row(base, digest, f"was {before}" if before else "new")
-    kept = "the old one is kept: " if before else ""
-    return _row(base, before, f"not resolved: {kept}{'; '.join(reasons)}")
+            return _row(base, digest, LOCKED)
+        return _row(base, digest, "renewed", f"was {before}") if before else _row(base, digest, "new")
+    return _row(base, before, UNRESOLVED, ("the old one is kept: " if before else "") + "; ".join(reasons))
 
 
 def _skopeo(base: str) -> str:
