@@ -53,7 +53,8 @@ CONFIG = ROOT.parents[1] / "configs" / "config_DGXA100_16x8x1.sh"
 @pytest.mark.parametrize(
     "words",
     ["--help", "deepcam --help", "deepcam train --help", "cloudmask --help", "cloudmask convert-hdf --help", "variables",
-     "results check --help", "images --help", "images list", "images build deepcam --engine docker --dry_run", *(f"{name} --help" for name in JOB_COMMANDS), f"check {CONFIG}"],
+     "results check --help", "images --help", "images list", "images build deepcam --engine docker --dry_run",
+     *(f"{name} --help" for name in JOB_COMMANDS), f"check {CONFIG}"],
 )  # fmt: skip
 def test_help_needs_no_heavy_package(words: str) -> None:
     code = (

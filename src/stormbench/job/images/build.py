@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from stormbench import __version__
+import stormbench
 from stormbench.core.errors import EXIT_DONE, RunError, UserError
 from stormbench.core.files import PARTIAL_SUFFIX
 from stormbench.job.checks.fit import LABEL
@@ -92,10 +92,8 @@ def main(arguments: argparse.Namespace) -> int:
 
 def build_arguments(image: Image, base: str, digest: str, other_base: str | None, kit: Path) -> dict[str, str]:
     """Return the build arguments that every recipe takes, and the image's own."""
-    return {
-        "BASE": base, "BASE_NAME": other_base or image.base, "BASE_DIGEST": digest, "VERSION": __version__, "REVISION": revision(kit),
-        "SOURCE": source(kit), **image.arguments,
-    }  # fmt: skip
+    own = {"VERSION": stormbench.__version__, "REVISION": revision(kit), "SOURCE": source(kit), **image.arguments}
+    return {"BASE": base, "BASE_NAME": other_base or image.base, "BASE_DIGEST": digest, **own}
 
 
 def build_step(

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from stormbench import __version__
+import stormbench
 from stormbench.core.errors import UserError, did_you_mean
 
 LIST = Path("docker") / "images.toml"
@@ -50,7 +50,7 @@ class Image:
     @property
     def tag(self) -> str:
         """The local name that a build gives it."""
-        return f"{PREFIX}{self.name}:{__version__}-{self.variant}"
+        return f"{PREFIX}{self.name}:{stormbench.__version__}-{self.variant}"
 
     @property
     def accelerator(self) -> str:
