@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from stormbench.core import imagerecord
-from stormbench.job.checks import CHECKS, examine, fit
+from stormbench.job.checks import CHECKS, container, examine, fit
 from stormbench.job.checks.result import NOT_APPLICABLE, OK, PROBLEM, WARNING
 from tests.machines import Make, make_job, prepare, program, put, sif
 
@@ -156,6 +156,13 @@ def test_an_image_of_which_nothing_is_known_is_no_problem(make: Make, tmp_path: 
         assert check(machine).verdict == NOT_APPLICABLE
     for job in (make_job(), make_job(STORMBENCH_RUNTIME="pyxis"), make_job(CONT="nvcr.io#x/y:1", STORMBENCH_RUNTIME="pyxis"), None):
         assert fit.accelerator(make(job)).verdict == NOT_APPLICABLE
+
+
+def test_the_record_tells_the_architecture_that_the_file_does_not(make: Make, tmp_path: Path) -> None:
+    cont = exported(tmp_path, {**CUDA, "architecture": "aarch64"}, "image.sqsh")
+    (tmp_path / "image.sqsh").write_bytes(b"hsqs")
+    found = container.image(make(on_node(cont, "nvidia")))
+    assert (found.verdict, f"aarch64 by {tmp_path}/image.json, the node is x86_64" in found.found) == (PROBLEM, True)
 
 
 def test_the_doctor_makes_these_checks(make: Make, tmp_path: Path) -> None:

@@ -192,15 +192,24 @@ def test_a_failed_build_tells_command_end_and_log(images: Call, tmp_path: Path) 
     assert "it went well at first" in (tmp_path / log).read_text()
 
 
-def test_ctrl_c_ends_the_engine_too(images: Call, tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interruption_ends_the_engine_too(images: Call, tmp_path: Path, number: int) -> None:
     standins.install(tmp_path / "bin", "apptainer")
+    (tmp_path / "own").mkdir()
     words = [sys.executable, "-m", "stormbench", "images", "build", "deepcam", "--engine", "apptainer"]
-    process = subprocess.Popen(words, env=command(tmp_path, SLOW="60"), cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        words,
+        env=command(tmp_path, SLOW="60", https_proxy="http://p:1", TMPDIR=str(tmp_path / "own")),
+        cwd=tmp_path,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
     deadline = time.monotonic() + 60
     while not (tmp_path / "state/slow").exists() and time.monotonic() < deadline:
         time.sleep(0.05)
     engine = int((tmp_path / "state/slow").read_text())
-    process.send_signal(signal.SIGINT)
+    assert len(list((tmp_path / "own").iterdir())) == 1
+    process.send_signal(number)
     assert process.wait(timeout=60) == 130
     assert process.stderr is not None
     process.stderr.close()
@@ -208,6 +217,7 @@ def test_ctrl_c_ends_the_engine_too(images: Call, tmp_path: Path) -> None:
         time.sleep(0.05)
     assert not Path(f"/proc/{engine}").exists()
     assert [path.name for path in (tmp_path / "images").iterdir()] == ["logs"]
+    assert list((tmp_path / "own").iterdir()) == []
 
 
 def test_apptainer_leaves_a_file_with_its_record(images: Call, tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import stat
 from pathlib import Path
 
-from stormbench.job.checks import images
+from stormbench.job.checks import fit, images
 from stormbench.job.checks.machine import RUNTIME_PROGRAMS, Machine, on_nodes_only
 from stormbench.job.checks.result import Result, not_applicable, ok, problem, warning
 
@@ -126,6 +126,9 @@ def image(machine: Machine) -> Result:
         return verdict(f"CONT={name}: no such file on this machine", "build or copy the image there, or set CONT to the one that exists")
     node = machine.job.config.architecture if machine.job is not None and not machine.runs_the_job else machine.architecture
     found, how = images.architecture(machine, name)
+    if found is None:
+        known, whence = fit.facts(machine)
+        found, how = (known["architecture"], whence) if known.get("architecture") else (None, how)
     if found is None:
         return not_applicable(f"CONT={name}: architecture unknown: {how}")
     if found != node:

@@ -9,8 +9,9 @@ import shlex
 import signal
 import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import NoReturn
 
 from stormbench.core.errors import RunError, UserError
 from stormbench.core.files import reported_os_errors
@@ -63,7 +64,7 @@ def run(step: Step, log: Path, *, quiet: bool = False) -> None:
         log.parent.mkdir(parents=True, exist_ok=True)
         stream = log.open("a", encoding="utf-8", errors="replace")
     last: list[str] = []
-    with stream:
+    with stream, told_to_end():
         stream.write(f"$ {step.text}\n")
         stream.flush()
         process = start(step)
@@ -84,6 +85,21 @@ def run(step: Step, log: Path, *, quiet: bool = False) -> None:
         told = "".join(f"\n    {line}" for line in last if line)
         ended = f"ended with exit code {code}" if code > 0 else f"was ended by signal {-code}"
         raise RunError(f"{step.why}: this command {ended}: {step.text}{told or ' and printed nothing'}\nall of its output is in {log}")
+
+
+@contextlib.contextmanager
+def told_to_end() -> Iterator[None]:
+    """Let SIGTERM and SIGHUP end the block as Ctrl-C does: the engine is ended too, and secrets and unfinished files are removed."""
+
+    def interrupt(number: int, frame: object) -> NoReturn:
+        raise KeyboardInterrupt
+
+    before = {number: signal.signal(number, interrupt) for number in (signal.SIGTERM, signal.SIGHUP)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def start(step: Step) -> subprocess.Popen[str]:
