@@ -3,14 +3,17 @@
 # `stormbench images build cloudmask VARIANT` adds base, labels and a site's secrets. The stages are in the order of how often they
 # change: system, packages, Horovod, this kit. The scripts that the steps run are shared with DeepCAM's recipe.
 ARG BASE=docker.io/library/debian:bookworm-20250520-slim
+ARG TOOLKIT=scratch
 
 # an empty stand-in for a folder of wheels, which --build-context wheelhouse=FOLDER puts in its place
 FROM scratch AS wheelhouse
 
+# CUDA's compiler for Horovod's kernels, which PyPI lacks: an image that has /usr/local/cuda, needed by the CUDA variant alone
+FROM ${TOOLKIT} AS toolkit
+
 # hadolint ignore=DL3006  # the tag, and the digest if it is known, come with BASE
 FROM ${BASE} AS packages
 ARG VARIANT=cpu
-USER root
 COPY docker/steps/site.sh docker/steps/system.sh /opt/stormbench/steps/
 RUN --mount=type=secret,id=proxy --mount=type=secret,id=ca --mount=type=secret,id=apt \
     bash /opt/stormbench/steps/system.sh cloudmask "${VARIANT}"
@@ -26,7 +29,7 @@ FROM packages AS horovod
 ARG VARIANT=cpu
 COPY docker/horovod-wheel.sh docker/steps/horovod.sh docker/steps/cuda-toolkit.sh /opt/stormbench/steps/
 RUN --mount=type=secret,id=proxy --mount=type=secret,id=ca --mount=type=secret,id=apt --mount=type=secret,id=pipconf \
-    --mount=type=bind,from=wheelhouse,source=/,target=/wheelhouse \
+    --mount=type=bind,from=wheelhouse,source=/,target=/wheelhouse --mount=type=bind,from=toolkit,source=/,target=/toolkit \
     bash /opt/stormbench/steps/horovod.sh "${VARIANT}" /horovod
 
 FROM packages AS kit
@@ -63,7 +66,8 @@ LABEL org.opencontainers.image.title="stormbench cloudmask ${VARIANT}" \
       org.opencontainers.image.base.name="${BASE_NAME}" \
       org.opencontainers.image.base.digest="${BASE_DIGEST}"
 WORKDIR /workspace
-USER stormbench
+# the number of the image's user, by which a runtime can tell that it isn't root
+USER 10001:10001
 HEALTHCHECK --interval=5m --timeout=2m --start-period=1m CMD ["python", "/opt/stormbench/health.py"]
 ENTRYPOINT ["/opt/stormbench/entry"]
 CMD ["--help"]

@@ -10,7 +10,6 @@ FROM scratch AS wheelhouse
 # hadolint ignore=DL3006  # the tag, and the digest if it is known, come with BASE
 FROM ${BASE} AS packages
 ARG VARIANT=cpu
-USER root
 COPY docker/steps/site.sh docker/steps/system.sh /opt/stormbench/steps/
 RUN --mount=type=secret,id=proxy --mount=type=secret,id=ca --mount=type=secret,id=apt \
     bash /opt/stormbench/steps/system.sh deepcam "${VARIANT}"
@@ -54,7 +53,8 @@ LABEL org.opencontainers.image.title="stormbench deepcam ${VARIANT}" \
       org.opencontainers.image.base.name="${BASE_NAME}" \
       org.opencontainers.image.base.digest="${BASE_DIGEST}"
 WORKDIR /workspace
-USER stormbench
+# the number of the image's user, by which a runtime can tell that it isn't root
+USER 10001:10001
 HEALTHCHECK --interval=5m --timeout=2m --start-period=1m CMD ["python", "/opt/stormbench/health.py"]
 ENTRYPOINT ["/opt/stormbench/entry"]
 CMD ["--help"]

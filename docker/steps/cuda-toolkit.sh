@@ -1,15 +1,14 @@
 # shellcheck shell=bash
-# A CUDA toolkit for Horovod's build, put together from the wheels that tensorflow[and-cuda] brought: the compiler, headers, runtime and
-# NCCL of exactly that TensorFlow. Sourced by horovod.sh with its variable venv.
-site=$(echo "$venv"/lib/python3*/site-packages/nvidia)
-toolkit=/tmp/cuda
-mkdir -p "$toolkit"/{bin,include,lib64,nvvm}
-for part in "$site"/*/; do
-    [ ! -d "$part/include" ] || cp -RsfL "$(realpath "$part")/include/." "$toolkit/include/"
-    [ ! -d "$part/lib" ] || cp -Rsf "$(realpath "$part")/lib/." "$toolkit/lib64/"
-done
-cp -Rsf "$site/cuda_nvcc/bin/." "$toolkit/bin/"
-cp -Rsf "$site/cuda_nvcc/nvvm/." "$toolkit/nvvm/"
-# the wheels have libraries by their versions, linkers look for them without
-for library in "$toolkit"/lib64/lib*.so.*; do ln -sf "$(basename "$library")" "${library%%.so.*}.so"; done
-export PATH=$toolkit/bin:$PATH CUDA_HOME=$toolkit HOROVOD_CUDA_HOME=$toolkit HOROVOD_NCCL_HOME=$site/nccl HOROVOD_GPU=CUDA HOROVOD_GPU_OPERATIONS=NCCL
+# CUDA for Horovod's build: the compiler of the image TOOLKIT, mounted at /toolkit, with headers and libraries of the wheels that
+# tensorflow[and-cuda] brought, so that Horovod runs on the CUDA runtime and the NCCL of its TensorFlow. Sourced with the variable venv.
+site=$(echo "${venv:?}"/lib/python3*/site-packages/nvidia)
+[ -x /toolkit/usr/local/cuda/bin/nvcc ] || {
+    echo "Horovod for CUDA is built with nvcc, which PyPI lacks: give --build-arg TOOLKIT=nvcr.io/nvidia/cuda:12.9.1-devel-ubuntu22.04, or a wheel of" \
+        "Horovod in the wheelhouse" >&2
+    exit 2
+}
+cp -R "$(realpath /toolkit/usr/local/cuda)" /tmp/cuda
+cp -R "$site/nccl" /tmp/nccl
+ln -s libnccl.so.2 /tmp/nccl/lib/libnccl.so
+export PATH=/tmp/cuda/bin:$PATH CUDA_HOME=/tmp/cuda HOROVOD_CUDA_HOME=/tmp/cuda HOROVOD_NCCL_HOME=/tmp/nccl HOROVOD_NCCL_LINK=SHARED
+export HOROVOD_GPU=CUDA HOROVOD_GPU_OPERATIONS=NCCL

@@ -18,8 +18,11 @@ else
     # a path file rather than --system-site-packages, which does not see the packages of an environment such as AMD's
     python3 -c 'import site; print(*site.getsitepackages(), sep="\n")' >"$(echo "$venv"/lib/python3*/site-packages)/base.pth"
     pip=(python3 -m pip --python "$venv/bin/python")
-    # NVIDIA's image names its versions there
-    [ ! -r /etc/pip/constraint.txt ] || constraints+=(-c /etc/pip/constraint.txt)
+    # what the base has stays as it is, except where the image's own constraints say otherwise
+    "${pip[@]}" list --format freeze | grep '==' >/tmp/base.txt
+    sed -n 's/^\([A-Za-z0-9._-]*\)==.*/\1/p' "$here/constraints.txt" | tr 'A-Z_.' 'a-z--' >/tmp/own.txt
+    awk -F== 'NR == FNR { own[$1]; next } { name = tolower($1); gsub(/[_.]/, "-", name) } !(name in own)' /tmp/own.txt /tmp/base.txt >/tmp/held.txt
+    constraints+=(-c /tmp/held.txt)
 fi
 
 case $image-$variant in
@@ -29,6 +32,15 @@ case $image-$variant in
         ;;
 esac
 "${pip[@]}" install -q "${constraints[@]}" "${options[@]}" -r "$here/requirements.txt"
+
+rm -f /tmp/base.txt /tmp/own.txt /tmp/held.txt
+
+# Libraries in wheels that others than their own package need: Horovod those of CUDA and NCCL, programs of MPI the wheel's MPICH
+for folder in "$venv"/lib/python3*/site-packages/nvidia/{cuda_runtime,nccl}/lib; do
+    [ ! -d "$folder" ] || echo "$folder" >>/etc/ld.so.conf.d/stormbench.conf
+done
+[ ! -e "$venv/lib/libmpi.so.12" ] || echo "$venv/lib" >>/etc/ld.so.conf.d/stormbench.conf
+ldconfig
 
 case $variant in
     cpu | mpich)

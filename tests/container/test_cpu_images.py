@@ -144,7 +144,7 @@ def test_labels_user_and_defaults(workload: str, image: str, promises: dict[str,
     assert re.fullmatch(r"[0-9a-f]{40}(\+changes)?", labels["revision"])
     assert re.fullmatch(r"\d+\.\d+\.\d+\S*", labels["version"])
     assert {"source", "base.name", "base.digest", "title", "description"} <= set(labels)
-    assert config["User"] == "stormbench"
+    assert config["User"] == "10001:10001"
     assert podman_run(image, "id", "-u").stdout.strip() not in ("", "0")
     assert config["Entrypoint"] == ["/opt/stormbench/entry"]
     environ = dict(entry.split("=", 1) for entry in config["Env"])

@@ -1,0 +1,106 @@
+"""The SIF images under a real Slurm, with MPI between ranks on two nodes that have networks of their own."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from stormbench.core.verdict import read_events
+from tests.cluster.slurm import Cluster
+from tests.cluster.slurm import why_impossible as why_no_slurm
+from tests.cluster.test_slurm_jobs import Job, assert_only_the_target_is_missed, logged, result_lines
+from tests.container.engine import ROOT, podman_run
+from tests.container.test_cpu_images import PREPARE, Place
+
+ONE_RANK_A_NODE = """\
+export DGXNGPU=1 SBATCH_GPUS=2 SBATCH_GPUS_PER_NODE=1 STORMBENCH_GPU_VENDOR=none STORMBENCH_RUNTIME=apptainer
+"""
+CLOUDMASK = """\
+export STORMBENCH_BENCHMARK=cloudmask STORMBENCH_CLOUDMASK_BATCH_SIZE=2 STORMBENCH_CLOUDMASK_EPOCHS=1 STORMBENCH_CLOUDMASK_PATCH_SIZE=32
+export STORMBENCH_CLOUDMASK_CLIP_OFFSET=4 STORMBENCH_WIDTH=0.1 STORMBENCH_CLOUDMASK_STRATEGY=horovod STORMBENCH_MPI=pmix
+export CHECK_COMPLIANCE=0 ADDITIONAL_ARGS="--split random"
+"""
+MEET = """\
+from mpi4py import MPI
+import json, socket
+world = MPI.COMM_WORLD
+hosts = world.allgather(socket.gethostname())
+total = world.allreduce(world.rank + 1)
+if world.rank == 0:
+    print(json.dumps({"hosts": hosts, "total": total, "mpi": MPI.Get_library_version()[:8]}))
+"""
+
+
+@pytest.fixture(scope="session")
+def two_nodes(tools: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    why = why_no_slurm()
+    if why and os.environ.get("CI"):
+        pytest.fail(f"CI is set, so these tests must run: {why}")
+    if why:
+        pytest.skip(why)
+    with Cluster(tmp_path_factory.mktemp("slurm"), nodes=("c1", "c2"), cpus=2) as running:
+        yield running
+
+
+def only(workload: str, wanted: str) -> None:
+    if workload != wanted:
+        pytest.skip(f"is about {wanted}'s image")
+
+
+def test_ranks_on_two_nodes_meet_by_the_images_own_mpi(workload: str, sif: Path, apptainer: Path, two_nodes: Cluster, tmp_path: Path) -> None:
+    inside = (apptainer, "exec", "--no-home", "--cleanenv", "--pwd", "/", sif)
+    # pmix tells a rank its place by variables, which must come in
+    words = ("srun", "-N2", "--ntasks-per-node=1", "--mpi=pmix", "sh", "-c", 'for name in $(env | sed -n "s/^\\(PMIX_[A-Z0-9_]*\\|SLURM_[A-Z_]*\\)=.*/\\1/p"); do'
+             ' export "APPTAINERENV_$name=$(printenv "$name")"; done; exec "$@"', "sh")  # fmt: skip
+    done = two_nodes.run(*words, *inside, "python", "-c", MEET, folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout.strip().splitlines()[-1])
+    assert told == {"hosts": ["c1", "c2"], "total": 3, "mpi": "Open MPI"}
+
+
+def test_deepcam_trains_on_two_nodes_by_run_sub(
+    workload: str, sif: Path, apptainer: Path, two_nodes: Cluster, data: Path, tmp_path: Path
+) -> None:
+    only(workload, "deepcam")
+    extra = f"{ONE_RANK_A_NODE}export CONT={shlex.quote(str(sif))} STORMBENCH_SCRATCH={tmp_path} PATH={apptainer.parent}:$PATH\n"
+    job = Job(two_nodes, tmp_path / "with blank", data, extra)
+    printed = job.to_the_end()
+    folder = job.run_folder()
+    assert_only_the_target_is_missed(folder / "result_1.txt")
+    assert (logged(folder / "result_1.txt", "num_workers"), logged(folder / "result_1.txt", "number_of_nodes")) == ([2], [2])
+    assert len(result_lines(printed)) == 1
+
+
+def test_deepcams_data_are_converted_on_two_nodes_by_mpi(
+    workload: str, sif: Path, apptainer: Path, two_nodes: Cluster, data: Path, tmp_path: Path
+) -> None:
+    only(workload, "deepcam")
+    exports = {
+        "DATA_IN": data, "DATA_OUT": tmp_path / "numpy", "NUM_TASKS": "1", "STORMBENCH_MPI": "pmix", "STORMBENCH_RUNTIME": "apptainer",
+        "CONT": sif, "STORMBENCH_SCRATCH": tmp_path, "PATH": f"{apptainer.parent}:{os.environ['PATH']}",
+    }  # fmt: skip
+    lines = " ".join(f"{name}={shlex.quote(str(value))}" for name, value in exports.items())
+    command = f"export {lines} && sbatch --parsable --exclusive -N 2 --output=init.out {shlex.quote(str(ROOT / 'init_datasets.sub'))}"
+    job = two_nodes.run("bash", "-c", command, folder=tmp_path).stdout.strip()
+    assert two_nodes.ended(job) == "COMPLETED", (tmp_path / "init.out").read_text()
+    assert len(list((tmp_path / "numpy").glob("*/data-*.npy"))) == sum(1 for _ in data.glob("[tv]*/data-*.h5"))
+
+
+def test_cloudmask_trains_on_two_nodes_by_horovod_and_mpi(
+    workload: str, image: str, sif: Path, apptainer: Path, two_nodes: Cluster, tmp_path: Path
+) -> None:
+    only(workload, "cloudmask")
+    place = Place(tmp_path)
+    podman_run(image, "bash", "-c", PREPARE["cloudmask"], options=place.options)
+    extra = f"{ONE_RANK_A_NODE}{CLOUDMASK}export CONT={shlex.quote(str(sif))} STORMBENCH_SCRATCH={tmp_path} PATH={apptainer.parent}:$PATH\n"
+    job = Job(two_nodes, tmp_path / "job", place.scratch / "data", extra)
+    printed = job.to_the_end()
+    folder = job.run_folder()
+    kept = json.loads((folder / "run.json").read_text())
+    assert (kept["strategy"], kept["world_size"]) == ("horovod", 2), printed
+    assert any(event["key"] == "number_of_nodes" and event["value"] == 2 for event in read_events(folder / "result_1.txt"))
