@@ -8,9 +8,10 @@ from __future__ import annotations
 import importlib
 import os
 import sys
-import tomllib
 from pathlib import Path
 from typing import Any
+
+import tomllib
 
 MPI = {"openmpi": "Open MPI", "hpcx": "Open MPI", "mpich": "MPICH"}
 """How each kind begins the text of its version. A Cray's MPI, which replaces MPICH, names MPICH in it too."""

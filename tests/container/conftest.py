@@ -7,13 +7,13 @@ import json
 import os
 import shutil
 import sys
-import tomllib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from stormbench.job.images.recipe import read_toml
 from tests.container import engine
 from tests.container.engine import CACHE, ROOT, run
 
@@ -36,7 +36,7 @@ def tools() -> None:
 @pytest.fixture(scope="session")
 def promises() -> dict[str, Any]:
     """What images.toml promises, by image and variant."""
-    return tomllib.loads((ROOT / "docker" / "images.toml").read_text())
+    return read_toml(ROOT / "docker" / "images.toml")
 
 
 @pytest.fixture(scope="session")
@@ -131,7 +131,7 @@ def sif(workload: str, image: str, apptainer: Path, tmp_path_factory: pytest.Tem
 
 def build_sif(apptainer: Path, workload: str, bootstrap: str, base: Path, target: Path, *options: str) -> str:
     """Build apptainer's recipe, with little compression, as tests read an image once; return what was printed."""
-    words = [apptainer, "build", "--force", "--mksquashfs-args", "-comp zstd -Xcompression-level 1", "--build-arg", f"BOOTSTRAP={bootstrap}"]
-    words += ["--build-arg", f"BASE={base}", *options, target, f"apptainer/{workload}.def"]
+    words = [apptainer, "build", "--force", "--mksquashfs-args", "-comp zstd -Xcompression-level 1"]
+    words += ["--build-arg", f"BOOTSTRAP={bootstrap}", "--build-arg", f"BASE={base}", *options, target, f"apptainer/{workload}.def"]
     done = engine.run_as_whole_root(words, ROOT)
     return done.stdout + done.stderr

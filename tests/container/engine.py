@@ -97,9 +97,9 @@ def run_as_whole_root(words: Sequence[object], folder: Path) -> subprocess.Compl
     command = ["unshare", "--user", "--mount", "--propagation", "slave", "sh", "-c", _ENTER, "sh", *(str(word) for word in words)]
     pipe = subprocess.PIPE
     process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True, env=environment(), cwd=folder)
-    own = os.readlink("/proc/self/ns/user")
+    own = Path("/proc/self/ns/user").readlink()
     deadline = time.monotonic() + 30
-    while os.readlink(f"/proc/{process.pid}/ns/user") == own:
+    while Path(f"/proc/{process.pid}/ns/user").readlink() == own:
         assert process.poll() is None and time.monotonic() < deadline, "no user namespace can be made here"
         time.sleep(0.01)
     for name in ("uid_map", "gid_map"):

@@ -16,6 +16,7 @@ from tests.container.engine import CACHE, ROOT, podman_run, run
 from tests.container.test_cpu_images import PREPARE, TRAIN
 
 ALONE = ("--cleanenv", "--no-home", "--containall")
+AS_ROOT = "OMP_NUM_THREADS=1,OMPI_ALLOW_RUN_AS_ROOT=1,OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1"
 MANIFEST = "/opt/stormbench/manifest.txt"
 
 
@@ -60,7 +61,7 @@ def test_two_ranks_train_with_nothing_of_the_host_but_two_folders(workload: str,
     for folder in (results, scratch):
         folder.mkdir(parents=True)
     # what is set outside would break Python inside, if it came in
-    options = ("--bind", f"{results}:/results", "--bind", f"{scratch}:/scratch", "--env", "OMP_NUM_THREADS=1,OMPI_ALLOW_RUN_AS_ROOT=1,OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1")
+    options = ("--bind", f"{results}:/results", "--bind", f"{scratch}:/scratch", "--env", AS_ROOT)
     leak = {"PYTHONPATH": "/nowhere", "PYTHONHOME": "/nowhere"}
     in_sif(apptainer, sif, "bash", "-c", PREPARE[workload], options=options, **leak)
     in_sif(apptainer, sif, "mpirun", "-np", 2, "--oversubscribe", *TRAIN[workload].split(), options=options, **leak)
@@ -94,12 +95,13 @@ def test_the_recipe_alone_makes_the_same_packages_from_the_base(
         run("podman", "save", "--quiet", "--format", "docker-archive", "--output", archive, engine.base_image())
         given = dict(zip(secrets[::2], secrets[1::2], strict=True))
         wheels = engine.wheelhouse(key)
-        binds = {with_horovod(wheels) if workload_alone == "cloudmask" else wheels: "/wheelhouse", given["--pip_conf"]: "/run/secrets/pipconf"}
-        binds |= {given["--apt_mirror"]: "/run/secrets/apt"}
+        wheels = with_horovod(wheels) if workload_alone == "cloudmask" else wheels
+        binds = {wheels: "/wheelhouse", given["--pip_conf"]: "/run/secrets/pipconf", given["--apt_mirror"]: "/run/secrets/apt"}
         options = [word for source, place in binds.items() for word in ("--bind", f"{source}:{place}")]
         told = build_sif(apptainer, workload_alone, "docker-archive", archive, target, *options)
         assert "mpi4py.MPI" in told, "its test did not run at the end of the build"
-        traces = in_sif(apptainer, target, "sh", "-c", f"ls -d /wheelhouse /source /kit /run/secrets; grep -rlF {MARK} /etc /opt/stormbench /var /root; true")
+        look = f"ls -d /wheelhouse /source /kit /run/secrets; grep -rlF {MARK} /etc /opt/stormbench /var /root; true"
+        traces = in_sif(apptainer, target, "sh", "-c", look)
         assert traces.stdout == ""
         kept.parent.mkdir(parents=True, exist_ok=True)
         kept.write_text(in_sif(apptainer, target, "cat", MANIFEST).stdout)

@@ -25,6 +25,7 @@ export STORMBENCH_BENCHMARK=cloudmask STORMBENCH_CLOUDMASK_BATCH_SIZE=2 STORMBEN
 export STORMBENCH_CLOUDMASK_CLIP_OFFSET=4 STORMBENCH_WIDTH=0.1 STORMBENCH_CLOUDMASK_STRATEGY=horovod STORMBENCH_MPI=pmix
 export CHECK_COMPLIANCE=0 ADDITIONAL_ARGS="--split random"
 """
+LET_IN = 'while read -r name; do export "APPTAINERENV_$name=${!name}"; done < <(compgen -e | grep -E "^(PMIX|SLURM)_"); exec "$@"'
 MEET = """\
 from mpi4py import MPI
 import json, socket
@@ -52,11 +53,10 @@ def only(workload: str, wanted: str) -> None:
         pytest.skip(f"is about {wanted}'s image")
 
 
-def test_ranks_on_two_nodes_meet_by_the_images_own_mpi(workload: str, sif: Path, apptainer: Path, two_nodes: Cluster, tmp_path: Path) -> None:
+def test_ranks_on_two_nodes_meet_by_the_images_own_mpi(sif: Path, apptainer: Path, two_nodes: Cluster, tmp_path: Path) -> None:
     inside = (apptainer, "exec", "--no-home", "--cleanenv", "--pwd", "/", sif)
     # pmix tells a rank its place by variables, which must come in
-    words = ("srun", "-N2", "--ntasks-per-node=1", "--mpi=pmix", "sh", "-c", 'for name in $(env | sed -n "s/^\\(PMIX_[A-Z0-9_]*\\|SLURM_[A-Z_]*\\)=.*/\\1/p"); do'
-             ' export "APPTAINERENV_$name=$(printenv "$name")"; done; exec "$@"', "sh")  # fmt: skip
+    words = ("srun", "-N2", "--ntasks-per-node=1", "--mpi=pmix", "bash", "-c", LET_IN, "bash")
     done = two_nodes.run(*words, *inside, "python", "-c", MEET, folder=tmp_path)
     assert done.returncode == 0, done.stderr
     told = json.loads(done.stdout.strip().splitlines()[-1])

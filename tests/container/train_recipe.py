@@ -5,8 +5,9 @@
 
 from __future__ import annotations
 
-import tomllib
 from pathlib import Path
+
+from stormbench.job.images.recipe import read_toml
 
 DOCKER = Path(__file__).parents[2] / "docker"
 TARGET = DOCKER / "Dockerfile.train"
@@ -14,7 +15,7 @@ TARGET = DOCKER / "Dockerfile.train"
 
 def expected() -> str:
     """Return what the file must hold."""
-    images = tomllib.loads((DOCKER / "images.toml").read_text())["deepcam"]
+    images = read_toml(DOCKER / "images.toml")["deepcam"]
     text = (DOCKER / "deepcam.Dockerfile").read_text()
     head, _, rest = text.partition("ARG BASE=")
     assert head.startswith("# DeepCAM's images") and rest

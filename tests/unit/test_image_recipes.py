@@ -9,12 +9,12 @@ import shlex
 import shutil
 import subprocess
 import sys
-import tomllib
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from stormbench.job.images.recipe import read_toml
 from tests.container import train_recipe
 
 ROOT = Path(__file__).parents[2]
@@ -22,10 +22,12 @@ DOCKER = ROOT / "docker"
 RECIPES = sorted(DOCKER.glob("*Dockerfile*"))
 DEFINITIONS = sorted((ROOT / "apptainer").glob("*.def"))
 STEPS = sorted(path for path in (DOCKER / "steps").iterdir() if path.suffix == ".sh" or path.name == "entry")
-IMAGES: dict[str, dict[str, dict[str, Any]]] = tomllib.loads((DOCKER / "images.toml").read_text())
+IMAGES: dict[str, dict[str, dict[str, Any]]] = read_toml(DOCKER / "images.toml")
 VARIANTS = [(image, variant) for image, found in IMAGES.items() for variant in found]
 LABELS = {"title", "description", "version", "revision", "source", "licenses", "base.name", "base.digest"}
 # an engine sets it for the image's user, apptainer leaves the host's
+ALLOWED = r"type=secret,id=(proxy|ca|apt|pipconf)|type=bind,from=(wheelhouse|toolkit),source=/,target=/\w+"
+"""What a step may mount."""
 NOT_IN_SIF = {"HOME", "USER"}
 
 
@@ -137,8 +139,9 @@ def test_the_context_of_a_build_is_small_and_holds_no_data() -> None:
     assert rules[0] == "*"
     allowed = [rule[1:] for rule in rules if rule.startswith("!")]
     denied = [rule for rule in rules[1:] if not rule.startswith("!")]
-    files = [path for name in allowed for path in ((ROOT / name).rglob("*") if (ROOT / name).is_dir() else [ROOT / name]) if path.is_file()]
-    sent = [path for path in files if not any(fnmatch.fnmatch(f"/{path.relative_to(ROOT)}", f"*{rule.removeprefix('**')}*") for rule in denied)]
+    files = [path for name in allowed for path in [ROOT / name, *(ROOT / name).rglob("*")] if path.is_file()]
+    patterns = [f"*{rule.removeprefix('**')}*" for rule in denied]
+    sent = [path for path in files if not any(fnmatch.fnmatch(f"/{path.relative_to(ROOT)}", pattern) for pattern in patterns)]
     assert 100 < len(sent) < 1000
     assert sum(path.stat().st_size for path in sent) < 10e6
 
@@ -148,7 +151,7 @@ def test_what_a_site_adds_reaches_only_the_steps_that_use_it(recipe: Path) -> No
     runs = words_of(recipe, "RUN")
     for words in runs:
         mounts = re.findall(r"--mount=(\S+)", words)
-        assert all(re.fullmatch(r"type=secret,id=(proxy|ca|apt|pipconf)|type=bind,from=(wheelhouse|toolkit),source=/,target=/\w+", mount) for mount in mounts)
+        assert all(re.fullmatch(ALLOWED, mount) for mount in mounts), words
         assert re.search(r"bash /(opt/stormbench|source/docker)/steps/\w+\.sh", words), words
     assert not [name for name in {**pairs_of_args(recipe), **pairs(recipe, "ENV")} if re.search(r"(?i)proxy|pip_|cert|index", name)]
     # an install outside of the steps would not know the site
@@ -188,7 +191,7 @@ def test_a_sif_recipe_says_what_the_dockerfile_says(definition: Path) -> None:
 
 @pytest.mark.parametrize(("image", "variant"), VARIANTS)
 def test_requirements_are_those_of_the_package(image: str, variant: str) -> None:
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    project = read_toml(ROOT / "pyproject.toml")["project"]
     extras = project["optional-dependencies"]
     wanted = [*project["dependencies"], *extras[image], *extras["report"], *extras["mpi"]]
     wanted += extras["cloudmask-data"] if image == "cloudmask" else []
