@@ -13,6 +13,8 @@ if [ -z "$wheel" ]; then
     packages=(g++ make python3-dev)
     [ "$variant" = mpich ] || packages+=(libopenmpi-dev)
     apt_install "${packages[@]}"
+    # where the compiler wrappers of MPICH's wheel find its library
+    [ "$variant" != mpich ] || export LIBRARY_PATH=/opt/stormbench/mpich/lib
     export PATH=$venv/bin:$PATH STORMBENCH_WHEELS=/tmp/wheels
     if [ "$variant" = cuda ]; then
         # shellcheck source=docker/steps/cuda-toolkit.sh

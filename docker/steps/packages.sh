@@ -35,12 +35,18 @@ esac
 
 rm -f /tmp/base.txt /tmp/own.txt /tmp/held.txt
 
-# Libraries in wheels that others than their own package need: Horovod those of CUDA and NCCL, programs of MPI the wheel's MPICH
+# Libraries in wheels that others than their own package need: Horovod those of CUDA and NCCL
 for folder in "$venv"/lib/python3*/site-packages/nvidia/{cuda_runtime,nccl}/lib; do
     [ ! -d "$folder" ] || echo "$folder" >>/etc/ld.so.conf.d/stormbench.conf
 done
-[ ! -e "$venv/lib/libmpi.so.12" ] || echo "$venv/lib" >>/etc/ld.so.conf.d/stormbench.conf
+# mpi4py prefers a library in its own environment over all others; at this place LD_LIBRARY_PATH puts a Cray's before it
+if [ -e "$venv/lib/libmpi.so.12" ]; then
+    mkdir -p /opt/stormbench/mpich/lib
+    mv "$venv"/lib/libmpi* /opt/stormbench/mpich/lib/
+    echo /opt/stormbench/mpich/lib >>/etc/ld.so.conf.d/stormbench.conf
+fi
 ldconfig
+rm -f /var/cache/ldconfig/aux-cache
 
 case $variant in
     cpu | mpich)

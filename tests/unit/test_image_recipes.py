@@ -178,7 +178,8 @@ def test_a_sif_recipe_says_what_the_dockerfile_says(definition: Path) -> None:
             wanted = re.sub(r"\$\{(VARIANT|DEVICES|REVISION)\}", r"the-\1", value).replace("${PATH}", "/bin")
             # scratch is there to write only where it is mounted
             assert exported.get(name) in (wanted, wanted.replace("/scratch/", "/tmp/")), name
-    labels = dict(line.split(" ", 1) if " " in line else (line, "") for line in section(definition, "labels"))
+    labels = dict(line.split(" ", 1) for line in section(definition, "labels"))
+    labels |= dict(re.findall(r'^"(org\.\S+) (.*)"', "\n".join(section(definition, "post")), re.MULTILINE))
     expected = {name: re.sub(r"\$\{(\w+)\}", r"{{ \1 }}", value) for name, value in pairs(recipe, "LABEL").items()}
     assert labels == expected
     for line in section(definition, "files"):

@@ -1,0 +1,64 @@
+"""The variants on GPU vendors' images, whose bases are out of reach here: the same recipe on a base that brings Python and torch itself."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.container import engine
+from tests.container.conftest import Build
+from tests.container.engine import BASE, ROOT, podman_run, run
+
+RECIPE = """\
+FROM {image}
+USER 0
+RUN rm -rf /opt/stormbench /workspace /results /scratch /data && userdel stormbench \\
+ && python3 -m venv --without-pip /opt/vendor && cd /opt/vendor/lib/python3.11/site-packages \\
+ && mkdir torch tqdm torch-2.10.0a0+vendor.dist-info tqdm-4.60.0.dist-info \\
+ && printf '__version__ = "2.10.0a0+vendor"\\n' >torch/__init__.py && printf 'vendors = True\\n' >tqdm/__init__.py \\
+ && for name in torch-2.10.0a0+vendor tqdm-4.60.0; do \\
+      printf 'Metadata-Version: 2.1\\nName: %s\\nVersion: %s\\n' "${{name%%-*}}" "${{name#*-}}" >$name.dist-info/METADATA; done
+COPY pip /opt/vendor/lib/python3.11/site-packages/pip
+COPY setuptools /opt/vendor/lib/python3.11/site-packages/setuptools
+ENV PATH=/opt/vendor/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
+"""
+
+
+@pytest.fixture(scope="module")
+def on_vendor(build: Build, secrets: list[str], tmp_path_factory: pytest.TempPathFactory) -> str:
+    """DeepCAM's variant cuda on a base that is like a vendor's: an environment of its own with its own torch."""
+    folder = tmp_path_factory.mktemp("vendor")
+    words = [sys.executable, "-m", "pip", "install", "-q", "--target", str(folder), "pip", "setuptools"]
+    subprocess.run(words, check=True)
+    (folder / "Dockerfile").write_text(RECIPE.format(image=build("deepcam")))
+    run("buildah", "build", "--layers", "--tag", f"{BASE}:vendor", folder)
+    tag = "stormbench-deepcam:vendor"
+    words = [sys.executable, "-m", "stormbench", "images", "build", "deepcam", "--variant", "cuda", "--engine", "buildah", "--tag", tag]
+    words += ["--base", f"{BASE}:vendor", "--network", "host", "--wheelhouse", str(engine.wheelhouse("deepcam-cpu")), *secrets]
+    json.loads(run(*words, "--json", "--kit", ROOT, "--folder", folder).stdout)
+    return f"localhost/{tag}"
+
+
+def test_what_the_vendor_brings_stays_and_what_it_lacks_is_added(on_vendor: str) -> None:
+    show = "import torch, tqdm, h5py, mpi4py.MPI, stormbench; print(torch.__version__, tqdm.vendors, h5py.__version__, stormbench.__file__)"
+    told = podman_run(on_vendor, "python", "-c", show).stdout.split()
+    assert told[:2] == ["2.10.0a0+vendor", "True"]
+    assert told[3].startswith("/opt/stormbench/venv/")
+    manifest = podman_run(on_vendor, "cat", "/opt/stormbench/manifest.txt").stdout
+    assert "python torch 2.10.0a0+vendor\n" in manifest and "python tqdm 4.60.0\n" in manifest
+    constraints = Path(ROOT / "docker/constraints/deepcam-cuda.txt").read_text()
+    assert f"h5py=={told[2]}" in constraints
+    installed = podman_run(on_vendor, "sh", "-c", "ls /opt/stormbench/venv/lib/python3.11/site-packages").stdout.split()
+    assert "torch" not in installed and "tqdm" not in installed and "h5py" in installed
+
+
+def test_its_health_check_looks_for_the_device_only_when_asked(on_vendor: str) -> None:
+    done = podman_run(on_vendor, "python", "/opt/stormbench/health.py")
+    assert "h5py" in done.stdout
+    done = podman_run(on_vendor, "python", "/opt/stormbench/health.py", "--device", check=False)
+    assert done.returncode == 1
+    assert "torch_tensorrt doesn't import" in done.stderr and "nvidia.dali doesn't import" in done.stderr
