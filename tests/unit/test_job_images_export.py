@@ -113,6 +113,12 @@ def test_a_file_that_was_cut_is_written_again(here: Path, images: Call) -> None:
     assert (here / "images" / SQSH).read_bytes() == whole
 
 
+def test_the_compression_is_apptainers(here: Path, images: Call) -> None:
+    assert images("export", "deepcam", "--format", "sif", "--compression", "zstd").returncode == 0
+    (call,) = [words for words in standins.calls(here / "state", "apptainer") if words[1] == "build"]
+    assert call[2:4] == ["--mksquashfs-args", "-comp zstd -Xcompression-level 3"]
+
+
 def test_after_a_failure_the_saved_archive_is_used_again(here: Path, images: Call) -> None:
     done = images("export", "deepcam", "--engine", "podman", "--format", "sif", FAIL="apptainer build")
     assert done.returncode == 1
@@ -158,6 +164,7 @@ def test_two_at_once_make_one_whole_file(here: Path, images: Call) -> None:
         (["--engine", "enroot", "--format", "sif"], "--engine enroot: writes .sqsh, --format sif is written by apptainer"),
         (["--engine", "buildah", "--format", "sqsh"], "--engine buildah: enroot imports from docker or podman alone"),
         (["--output", "x.img", "--format", "sif"], "--output x.img: must end in .sif"),
+        (["--format", "sqsh", "--compression", "zstd"], "--compression: is of .sif files"),
         (["--format", "tar"], "--format tar: must be one of sif, sqsh"),
         (["--tag", "stormbench-deepcam:other"], "stormbench-deepcam:other: docker has no such image; build it first"),
     ],

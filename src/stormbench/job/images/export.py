@@ -23,6 +23,8 @@ FORMATS = {"sif": "apptainer", "sqsh": "enroot"}
 """What writes each format."""
 SOURCES = {"sif": ("docker", "podman", "buildah"), "sqsh": ("docker", "podman")}
 """Whose stores each format can be made from."""
+COMPRESSION = {"gzip": "-comp gzip", "zstd": "-comp zstd -Xcompression-level 3"}
+"""What mksquashfs is told; its own level for zstd, 15, is slower than gzip."""
 MANIFEST = "/opt/stormbench/manifest.txt"
 DETAIL = """\
 Writes the image to FOLDER/NAME.sif or .sqsh and records its packages and digests in FOLDER/image.json, which runs keep in their folder.
@@ -34,6 +36,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.description = DETAIL
     parser.add_argument("--format", choices=tuple(FORMATS), help="by default sif where apptainer is here, else sqsh")
     parser.add_argument("--output", metavar="FILE", help="file to write, by default FOLDER/stormbench-IMAGE_VERSION-VARIANT and the format")
+    parser.add_argument(
+        "--compression", choices=tuple(COMPRESSION), help="of a .sif: zstd is faster, and needs Linux 4.14 or later on the nodes"
+    )
     parser.add_argument("--force", action="store_true", help="replace a file that came from another image")
     parser.set_defaults(run=main)
 
@@ -47,7 +52,7 @@ def main(arguments: argparse.Namespace) -> int:
     target = target_of(arguments, tag, form)
     name = engines.reference(source, tag)
     if arguments.dry_run:
-        run.show(plan(source, writer, name, tag, target, work_folder(target) / "image.tar", _partial(target)))
+        run.show(plan(source, writer, name, tag, target, work_folder(target) / "image.tar", _partial(target), arguments.compression))
         return EXIT_DONE
     found = engines.inspect(source, name)
     require_architecture(found["architecture"], writer, tag)
@@ -57,7 +62,7 @@ def main(arguments: argparse.Namespace) -> int:
     with record.locked(target):
         kept = still_good(target, found["id"], force=arguments.force)
         if kept is None:
-            write(source, writer, name, tag, target, found["id"], log, quiet=arguments.json)
+            write(source, writer, name, tag, target, found["id"], log, arguments.compression, quiet=arguments.json)
             kept = describe(image, tag, source, writer, found, target)
             record.add(target.parent, target.name, kept)
             shutil.rmtree(work_folder(target), ignore_errors=True)
@@ -98,6 +103,8 @@ def sides(arguments: argparse.Namespace) -> tuple[str, Engine]:
             )
     if given == "buildah" and form == "sqsh":
         raise UserError("--engine buildah: enroot imports from docker or podman alone; podman shares buildah's store: --engine podman")
+    if arguments.compression and form == "sqsh":
+        raise UserError("--compression: is of .sif files; enroot compresses a .sqsh by its own ENROOT_SQUASH_OPTIONS")
     return form, engines.choose(given, engines.EXPORT, dry_run=arguments.dry_run, among=SOURCES[form])
 
 
@@ -128,7 +135,9 @@ def require_architecture(name: str, writer: Engine, tag: str) -> None:
         )
 
 
-def plan(source: Engine, writer: Engine, name: str, tag: str, target: Path, archive: Path, partial: Path) -> list[run.Step]:
+def plan(
+    source: Engine, writer: Engine, name: str, tag: str, target: Path, archive: Path, partial: Path, compression: str | None = None
+) -> list[run.Step]:
     """Return the commands, in order; `archive` is needed on the way from a store that apptainer can't read."""
     absolute = partial.absolute()
     if writer.name == "enroot":
@@ -136,7 +145,7 @@ def plan(source: Engine, writer: Engine, name: str, tag: str, target: Path, arch
         scheme = {"docker": "dockerd", "podman": "podman"}[source.name]
         words = (writer.program, "import", "--output", str(absolute), f"{scheme}://{name}")
         return [run.Step(words=words, why=f"import {name} into {target.name}")]
-    build = (writer.program, "build", str(absolute))
+    build = (writer.program, "build", *(("--mksquashfs-args", COMPRESSION[compression]) if compression else ()), str(absolute))
     if source.name == "docker":
         return [run.Step(words=(*build, f"docker-daemon:{tag}"), why=f"convert {tag} into {target.name}")]
     save = {
@@ -149,13 +158,15 @@ def plan(source: Engine, writer: Engine, name: str, tag: str, target: Path, arch
     ]
 
 
-def write(source: Engine, writer: Engine, name: str, tag: str, target: Path, identity: str, log: Path, *, quiet: bool) -> None:
+def write(
+    source: Engine, writer: Engine, name: str, tag: str, target: Path, identity: str, log: Path, compression: str | None, *, quiet: bool
+) -> None:
     """Run the plan, and rename the file when it is whole; a saved archive that an interrupted export left is used again."""
     work = work_folder(target)
     archive = work / f"{identity.removeprefix('sha256:')[:16]}.tar"
     unfinished = archive.with_name(f"{archive.name}{PARTIAL_SUFFIX}")
     partial = _partial(target)
-    steps = plan(source, writer, name, tag, target, unfinished, partial)
+    steps = plan(source, writer, name, tag, target, unfinished, partial, compression)
     with reported_os_errors(work):
         work.mkdir(exist_ok=True)
     try:
@@ -167,7 +178,7 @@ def write(source: Engine, writer: Engine, name: str, tag: str, target: Path, ide
                 unfinished.unlink(missing_ok=True)
                 run.perform(steps[:1], log, quiet=quiet)
                 unfinished.replace(archive)
-            steps = plan(source, writer, name, tag, target, archive, partial)[1:]
+            steps = plan(source, writer, name, tag, target, archive, partial, compression)[1:]
         run.note(f"writes {target}; log: {log}")
         run.perform(steps, log, quiet=quiet)
         with reported_os_errors(target):
