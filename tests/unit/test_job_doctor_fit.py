@@ -132,7 +132,7 @@ def test_the_kind_of_mpi_must_be_what_starts_the_ranks(
 
 
 def test_labels_tell_where_there_is_no_record(make: Make, tmp_path: Path) -> None:
-    labels = json.dumps({fit.LABEL + name: value for name, value in CUDA.items()} | {"org.opencontainers.image.title": "x"})
+    labels = json.dumps({imagerecord.LABEL + name: value for name, value in CUDA.items()} | {"org.opencontainers.image.title": "x"})
     program(
         tmp_path / "bin",
         "docker",

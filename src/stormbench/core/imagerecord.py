@@ -10,6 +10,8 @@ from typing import Any
 
 NAME = "image.json"
 """Job scripts copy it from beside the image into the run folder."""
+LABEL = "org.stormbench."
+"""Begins the labels that `stormbench images build` gives an image, under the names that image.json has too."""
 MANIFEST = Path("/opt/stormbench/manifest.txt")
 IDENTITY = ("image", "variant", "tag", "image_id", "digest", "base", "sha256", "architecture", "exported")
 

@@ -8,13 +8,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from stormbench.core.imagerecord import NAME
+from stormbench.core.imagerecord import LABEL, NAME
 from stormbench.job.checks import images
 from stormbench.job.checks.machine import Machine, on_nodes_only
 from stormbench.job.checks.result import Result, not_applicable, ok, problem, warning
 
-LABEL = "org.stormbench."
-"""Begins the labels that `stormbench images build` gives an image, under the names that image.json has too."""
 FACTS = ("image", "variant", "architecture", "glibc", "cuda", "rocm", "driver", "mpi")
 OF_MPI = {"openmpi": "Open MPI", "hpcx": "HPC-X's Open MPI", "mpich": "MPICH"}
 PMIX, PMI = ("openmpi", "hpcx"), ("mpich",)

@@ -15,7 +15,7 @@ from typing import Any
 import stormbench
 from stormbench.core.errors import EXIT_DONE, RunError, UserError
 from stormbench.core.files import PARTIAL_SUFFIX
-from stormbench.job.checks.fit import LABEL
+from stormbench.core.imagerecord import LABEL
 from stormbench.job.images import engines, lock, record, run, site
 from stormbench.job.images.engines import Engine
 from stormbench.job.images.export import describe

@@ -12,10 +12,11 @@ from typing import Any
 from stormbench.core.errors import EXIT_DONE, EXIT_FAILED, RunError, UserError
 from stormbench.core.files import write_text
 from stormbench.core.tables import show
-from stormbench.job.images import recipe, registry, run
+from stormbench.job.images import recipe, run
 
 LOCK = Path("docker") / "images.lock"
 DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
+LIMIT_S = 60.0
 LOCKED, MISSING, UNRESOLVED, UNUSED, DROPPED = "locked", "missing", "not resolved", "not in use", "dropped"
 WRONG = (MISSING, UNRESOLVED, UNUSED)
 HEADER = """\
@@ -43,6 +44,8 @@ def main(arguments: argparse.Namespace) -> int:
     kit = recipe.kit_folder(arguments.kit)
     bases = list(dict.fromkeys(image.base for image in recipe.read_images(kit)))
     if arguments.dry_run:
+        from stormbench.job.images import registry
+
         for base in bases:
             print(f"GET {registry.manifest_url(base)}")
         return EXIT_DONE
@@ -92,6 +95,9 @@ def _held(base: str, held: dict[str, str]) -> dict[str, Any]:
 
 
 def _renewed(base: str, held: dict[str, str]) -> dict[str, Any]:
+    # HTTP and TLS are slow to import, and only asking needs them
+    from stormbench.job.images import registry
+
     before = held.get(base, "")
     ways: Iterable[Callable[[str], str]] = (registry.digest, *([_skopeo] if shutil.which("skopeo") else []))
     reasons = []
@@ -114,7 +120,7 @@ def _skopeo(base: str) -> str:
 
     words = ["skopeo", "inspect", "--raw", f"docker://{base}"]
     try:
-        done = subprocess.run(words, stdin=subprocess.DEVNULL, capture_output=True, timeout=registry.LIMIT_S, check=False)
+        done = subprocess.run(words, stdin=subprocess.DEVNULL, capture_output=True, timeout=LIMIT_S, check=False)
     except (OSError, subprocess.TimeoutExpired) as error:
         raise RunError(f"skopeo: {type(error).__name__}") from error
     if done.returncode != 0 or not done.stdout.lstrip().startswith(b"{"):
