@@ -18,7 +18,8 @@ else
     # a path file rather than --system-site-packages, which does not see the packages of an environment such as AMD's
     python3 -c 'import site; print(*site.getsitepackages(), sep="\n")' >"$(echo "$venv"/lib/python3*/site-packages)/base.pth"
     pip=(python3 -m pip --python "$venv/bin/python")
-    # what the base has stays as it is, except where the image's own constraints say otherwise
+    # what the base has stays as it is, except where our constraints say otherwise, which a list of NVIDIA's image would forbid
+    unset PIP_CONSTRAINT
     "${pip[@]}" list --format freeze | grep '==' >/tmp/base.txt
     sed -n 's/^\([A-Za-z0-9._-]*\)==.*/\1/p' "$here/constraints.txt" | tr 'A-Z_.' 'a-z--' >/tmp/own.txt
     awk -F== 'NR == FNR { own[$1]; next } { name = tolower($1); gsub(/[_.]/, "-", name) } !(name in own)' /tmp/own.txt /tmp/base.txt >/tmp/held.txt
