@@ -71,10 +71,14 @@ def build(tools: None, secrets: list[str], tmp_path_factory: pytest.TempPathFact
             words += ["--base", engine.base_image(), "--network", "host", "--wheelhouse", str(wheels), "--folder", str(folder), *secrets]
             told = json.loads(run(*words, "--json", "--kit", ROOT).stdout)
             print(f"{tag}: built in {told['seconds']} s")
-            done[image] = f"localhost/{tag}"
+            # other tests on this machine may build meanwhile
+            done[image] = f"localhost/{tag}-{os.getpid()}"
+            run("podman", "tag", told["id"].removeprefix("sha256:"), done[image])
         return done[image]
 
     yield build_once
+    for name in done.values():
+        run("podman", "untag", name, check=False)
     engine.forget_old_layers()
 
 
