@@ -34,6 +34,8 @@ RUN --mount=type=secret,id=proxy --mount=type=secret,id=ca --mount=type=secret,i
 
 FROM packages AS kit
 ARG VARIANT=cpu
+# the manifest names Horovod too
+COPY --from=horovod /horovod/ /
 COPY . /source
 RUN --mount=type=secret,id=proxy --mount=type=secret,id=ca --mount=type=secret,id=pipconf \
     --mount=type=bind,from=wheelhouse,source=/,target=/wheelhouse \

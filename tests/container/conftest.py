@@ -112,9 +112,25 @@ def apptainer(tools: None) -> Path:
 
 
 @pytest.fixture(scope="session")
-def sif(workload: str, image: str, apptainer: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The image as a SIF by apptainer's recipe, from the OCI image in a docker archive; under a path with blanks."""
-    folder = tmp_path_factory.mktemp("a folder with blanks")
+def pack(build: Build, apptainer: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Return a function that gives an image as a SIF by apptainer's recipe, from the OCI image; under a path with blanks."""
+    done: dict[str, Path] = {}
+
+    def pack_once(workload: str) -> Path:
+        if workload not in done:
+            done[workload] = packed(workload, build(workload), apptainer, tmp_path_factory.mktemp("a folder with blanks"))
+        return done[workload]
+
+    return pack_once
+
+
+@pytest.fixture(scope="session")
+def sif(workload: str, pack: Callable[[str], Path]) -> Path:
+    return pack(workload)
+
+
+def packed(workload: str, image: str, apptainer: Path, folder: Path) -> Path:
+    """Return a link in the folder to the SIF of an image, which is made only if the cache lacks it."""
     identity = run("podman", "image", "inspect", "--format", "{{.Id}}", image).stdout.strip()
     recipe = ROOT / "apptainer" / f"{workload}.def"
     mark = hashlib.sha256(f"{identity}{recipe.read_text()}".encode()).hexdigest()[:16]

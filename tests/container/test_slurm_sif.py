@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shlex
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -14,6 +14,7 @@ from stormbench.core.verdict import read_events
 from tests.cluster.slurm import Cluster
 from tests.cluster.slurm import why_impossible as why_no_slurm
 from tests.cluster.test_slurm_jobs import Job, assert_only_the_target_is_missed, logged, result_lines
+from tests.container.conftest import Build
 from tests.container.engine import ROOT, podman_run
 from tests.container.test_cpu_images import PREPARE, Place
 
@@ -48,11 +49,6 @@ def two_nodes(tools: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator
         yield running
 
 
-def only(workload: str, wanted: str) -> None:
-    if workload != wanted:
-        pytest.skip(f"is about {wanted}'s image")
-
-
 def test_ranks_on_two_nodes_meet_by_the_images_own_mpi(sif: Path, apptainer: Path, two_nodes: Cluster, tmp_path: Path) -> None:
     inside = (apptainer, "exec", "--no-home", "--cleanenv", "--pwd", "/", sif)
     # pmix tells a rank its place by variables, which must come in
@@ -64,9 +60,9 @@ def test_ranks_on_two_nodes_meet_by_the_images_own_mpi(sif: Path, apptainer: Pat
 
 
 def test_deepcam_trains_on_two_nodes_by_run_sub(
-    workload: str, sif: Path, apptainer: Path, two_nodes: Cluster, data: Path, tmp_path: Path
+    pack: Callable[[str], Path], apptainer: Path, two_nodes: Cluster, data: Path, tmp_path: Path
 ) -> None:
-    only(workload, "deepcam")
+    sif = pack("deepcam")
     extra = f"{ONE_RANK_A_NODE}export CONT={shlex.quote(str(sif))} STORMBENCH_SCRATCH={tmp_path} PATH={apptainer.parent}:$PATH\n"
     job = Job(two_nodes, tmp_path / "with blank", data, extra)
     printed = job.to_the_end()
@@ -77,9 +73,9 @@ def test_deepcam_trains_on_two_nodes_by_run_sub(
 
 
 def test_deepcams_data_are_converted_on_two_nodes_by_mpi(
-    workload: str, sif: Path, apptainer: Path, two_nodes: Cluster, data: Path, tmp_path: Path
+    pack: Callable[[str], Path], apptainer: Path, two_nodes: Cluster, data: Path, tmp_path: Path
 ) -> None:
-    only(workload, "deepcam")
+    sif = pack("deepcam")
     exports = {
         "DATA_IN": data, "DATA_OUT": tmp_path / "numpy", "NUM_TASKS": "1", "STORMBENCH_MPI": "pmix", "STORMBENCH_RUNTIME": "apptainer",
         "CONT": sif, "STORMBENCH_SCRATCH": tmp_path, "PATH": f"{apptainer.parent}:{os.environ['PATH']}",
@@ -92,11 +88,11 @@ def test_deepcams_data_are_converted_on_two_nodes_by_mpi(
 
 
 def test_cloudmask_trains_on_two_nodes_by_horovod_and_mpi(
-    workload: str, image: str, sif: Path, apptainer: Path, two_nodes: Cluster, tmp_path: Path
+    build: Build, pack: Callable[[str], Path], apptainer: Path, two_nodes: Cluster, tmp_path: Path
 ) -> None:
-    only(workload, "cloudmask")
+    sif = pack("cloudmask")
     place = Place(tmp_path)
-    podman_run(image, "bash", "-c", PREPARE["cloudmask"], options=place.options)
+    podman_run(build("cloudmask"), "bash", "-c", PREPARE["cloudmask"], options=place.options)
     extra = f"{ONE_RANK_A_NODE}{CLOUDMASK}export CONT={shlex.quote(str(sif))} STORMBENCH_SCRATCH={tmp_path} PATH={apptainer.parent}:$PATH\n"
     job = Job(two_nodes, tmp_path / "job", place.scratch / "data", extra)
     printed = job.to_the_end()
