@@ -78,7 +78,8 @@ def build(tools: None, secrets: list[str], tmp_path_factory: pytest.TempPathFact
 
     yield build_once
     for name in done.values():
-        run("podman", "untag", name, check=False)
+        # with one name alone it would take them all
+        run("podman", "untag", name, name, check=False)
     engine.forget_old_layers()
 
 

@@ -183,5 +183,5 @@ def certificates() -> Path | None:
 
 
 def forget_old_layers() -> None:
-    """Drop layers that no image of the last days needs; those of the present images stay for the next build."""
-    run("podman", "image", "prune", "--force", "--filter", "until=48h", check=False)
+    """Drop what no named image is made of, unless it is so new that tests beside these may be at it."""
+    run("podman", "image", "prune", "--force", "--filter", "until=2h", check=False)
