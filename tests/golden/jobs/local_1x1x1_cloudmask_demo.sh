@@ -366,7 +366,7 @@ instance_code() {
 is_complete() { grep -s '"key": "run_stop"' "$LOGDIR/$1/result_$2.txt" | tail -n 1 | grep -qE '"(success|target missed)"'; }
 
 run_trial() {
-    local trial=$1 i one code=0 cuts pids=() folders=()
+    local trial=$1 i one code=0 cuts pids=() folders=() record=${CONT:+${CONT%/*}/image.json}
     say "trial $trial of $NEXP: $instances model(s) of $ranks_per_instance ranks on $nodes_per_instance node(s), seed(s) $(seed_of "$trial" 0)$([ "$instances" -eq 1 ] || echo " to $(seed_of "$trial" $((instances - 1)))")"
     clear_caches
     # by its time limit, a lost node or a cancellation: its times are no valid result
@@ -377,6 +377,8 @@ run_trial() {
         folders[i]=$(tag_of "$i")
         mkdir -p "$LOGDIR/${folders[i]}"
         rm -f -- "$LOGDIR/${folders[i]}/.status_$trial"
+        # what the image's export has written down of it
+        [ ! -f "$record" ] || cp -- "$record" "$LOGDIR/${folders[i]}/image.json"
         if is_complete "${folders[i]}" "$trial"; then
             say "trial $trial: ${folders[i]} has its complete log already, which is judged again"
             continue
