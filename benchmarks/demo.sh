@@ -1,5 +1,7 @@
 #!/usr/bin/env bash
 # The demo, step by step as a user would type it: generated data, then the job-side entry that clusters use.
+# each config is sourced in a shell of its own, on purpose
+# shellcheck disable=SC2030,SC2031
 set -euo pipefail
 folder=${1:-demo}
 # threads that spin while they wait make two programs on the same cores many times slower; a laptop shares its cores
