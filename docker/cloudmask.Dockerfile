@@ -1,6 +1,6 @@
 # CloudMask's images, one for each VARIANT; docker/images.toml has them all with their bases. Without arguments, the CPU's:
 #   docker build -f docker/cloudmask.Dockerfile -t stormbench-cloudmask:cpu .
-# `stormbench images build cloudmask VARIANT` adds base, labels and a site's secrets. The stages are in the order of how often they
+# `stormbench images build cloudmask --variant VARIANT` adds base, labels and a site's secrets. The stages are in the order of how often they
 # change: system, packages, Horovod, this kit. The scripts that the steps run are shared with DeepCAM's recipe.
 ARG BASE=docker.io/library/debian:bookworm-20250520-slim
 ARG TOOLKIT=scratch

@@ -1,6 +1,6 @@
 # DeepCAM's images, one for each VARIANT; docker/images.toml has them all with their bases. Without arguments, the CPU's:
 #   docker build -f docker/deepcam.Dockerfile -t stormbench-deepcam:cpu .
-# `stormbench images build deepcam VARIANT` adds base, labels and a site's secrets. The stages are in the order of how often they
+# `stormbench images build deepcam --variant VARIANT` adds base, labels and a site's secrets. The stages are in the order of how often they
 # change: system, packages, this kit. The scripts that the steps run are shared with CloudMask's recipe.
 ARG BASE=docker.io/library/debian:bookworm-20250520-slim
 
