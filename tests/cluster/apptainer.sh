@@ -35,7 +35,7 @@ apt-get update -qq -o Acquire::Check-Valid-Until=false
 (cd "$work/packages" && apt-get download -qq apptainer libc6 libseccomp2 libsqlite3-0 zlib1g libgcc-s1)
 for package in "$work"/packages/*.deb; do
     case $package in
-        */apptainer*) dpkg -x "$package" "$target/root" ;;
+        */apptainer_*) dpkg -x "$package" "$target/root" ;;
         *) dpkg -x "$package" "$target/libraries" ;;
     esac
 done
