@@ -41,7 +41,7 @@ demo: $(READY)  ## make data, train both workloads until their targets, show the
 lint: $(READY)  ## ruff, mypy, shellcheck
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/shellcheck -x run_and_time.sh run.sub init_datasets.sub benchmarks/demo.sh tests/cluster/apptainer.sh docker/horovod-wheel.sh .ci/run
+	$(BIN)/shellcheck -x run_and_time.sh run.sub init_datasets.sub benchmarks/demo.sh tests/cluster/apptainer.sh docker/horovod-wheel.sh docker/steps/*.sh docker/steps/entry .ci/run
 
 apptainer:
 	@command -v apptainer >/dev/null || { told=$$(bash tests/cluster/apptainer.sh .apptainer 2>&1) || echo "no apptainer here ($$(tail -n 1 <<<"$$told")): the tests that need one are skipped, or fail where CI is set"; }
@@ -49,13 +49,13 @@ apptainer:
 # without a compiler or an MPI the tests that need Horovod are skipped, or fail where CI is set
 test: lint apptainer  ## lint and every test
 	@$(MAKE) --no-print-directory horovod || [ -z "$$CI" ]
-	# small tests share the cores; those that start clusters and trainings need them for themselves
+	# small tests share the cores; of the others, one process has clusters and images, and one starts trainings
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest -q -n auto --maxprocesses 8 $(SMALL)
-	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest $(addprefix --ignore=,$(SMALL)) tests
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest -n 2 --dist loadfile --durations 20 $(addprefix --ignore=,$(SMALL)) tests
 
 older: docker/horovod-wheel.sh  ## CloudMask's tests with TensorFlow 2.15, Keras 2 and Horovod as it is, in an environment of their own
 	$(PYTHON) -m venv $(OLDER)
-	$(OLDER)/bin/pip install -q -c constraints-tf215.txt -e '.[cloudmask,report]' pytest hypothesis mpi4py netCDF4 satpy
+	$(OLDER)/bin/pip install -q -c constraints-tf215.txt -e '.[cloudmask,report]' 'pytest>=8' 'pytest-xdist>=3.5' 'hypothesis>=6.100' mpi4py netCDF4 satpy
 	wheel=$$(PATH="$(SYSTEM_PATH)" docker/horovod-wheel.sh $(OLDER)/bin/python | tail -n 1) && $(OLDER)/bin/pip install -q -c constraints-tf215.txt "$$wheel"
 	PATH="$(CURDIR)/$(OLDER)/bin:$$PATH" $(OLDER)/bin/python -m pytest -q $(wildcard tests/*/test_cloudmask_*.py)
 
@@ -70,6 +70,7 @@ bench: $(READY)  ## the figures of the README, each from its script
 
 golden: $(READY)  ## renew run.sub, init_datasets.sub and the kept jobs of all configs
 	$(BIN)/python -m tests.golden.renderings
+	$(BIN)/python -m tests.container.train_recipe
 
 readme: $(READY)  ## renew the README's table of variables
 	$(BIN)/python -c 'import re, subprocess, pathlib; p = pathlib.Path("README.md"); t = subprocess.run(["$(BIN)/stormbench", "variables", "--markdown"], capture_output=True, text=True, check=True).stdout; p.write_text(re.sub(r"(<!-- variables -->\n).*?(<!-- end)", lambda m: m[1] + t + m[2], p.read_text(), flags=re.S))'

@@ -18,6 +18,20 @@ HEIGHT, WIDTH, N_TRAIN, N_VALIDATION = 32, 48, 16, 5
 LAUNCHER_VARIABLES = ("SLURM_", "PMI", "OMPI_", "JSM_", "LSB_", "PALS_", "MV2_", "MPI_")
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Give the files to the processes of `--dist loadfile`, all that need a cluster or images to the same one, which makes them once."""
+    if config.getvalue("dist") != "loadfile":
+        return None
+    from xdist.scheduler import LoadFileScheduling
+
+    class Rooms(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return "machines" if nodeid.startswith(("tests/cluster/", "tests/container/")) else super()._split_scope(nodeid)
+
+    return Rooms(config, log)
+
+
 def clean_environment(**extra: str) -> dict[str, str]:
     """Return the environment without any launcher's variables, with one thread a process, and `extra`."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(LAUNCHER_VARIABLES)}
