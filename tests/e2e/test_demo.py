@@ -15,9 +15,9 @@ from tests.cloudmask_files import mpirun
 from tests.conftest import clean_environment, record
 
 ROOT = Path(__file__).parents[2]
-NOT_HERE = ("make ", "source .venv", "stormbench deepcam train --data_dir_prefix $DATADIR", "    --lr_schedule")
+NOT_HERE = ("make ", "stormbench images ", "source .venv", "stormbench deepcam train --data_dir_prefix $DATADIR", "    --lr_schedule")
 WITH_HOROVOD = "mpirun.openmpi "
-"""Set-up, which has been done, and the benchmark itself, which needs the published data set."""
+"""Set-up, which has been done, images, which have tests of their own, and the benchmark itself, which needs the published data set."""
 
 
 @pytest.fixture(scope="module")
