@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,8 @@ import pytest
 from tests.container.conftest import Build
 from tests.container.engine import base_image, run
 
-SMALL = "localhost/stormbench-small:tests"
+SMALL = f"localhost/stormbench-small:tests-{os.getpid()}"
+"""Other tests on this machine may make theirs meanwhile."""
 MANIFEST = "image deepcam-cpu\nsystem libc6 2.36-9\npython torch 2.13.0+cpu\n"
 STORMBENCH = (sys.executable, "-m", "stormbench", "images")
 
@@ -25,7 +27,7 @@ def built(build: Build) -> str:
 
 
 @pytest.fixture(scope="module")
-def small(tools: None, tmp_path_factory: pytest.TempPathFactory) -> str:
+def small(tools: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """An image of the base with no more than a manifest: what an export does is the same, and takes seconds."""
     folder = tmp_path_factory.mktemp("small")
     (folder / "manifest.txt").write_text(MANIFEST)
@@ -33,7 +35,8 @@ def small(tools: None, tmp_path_factory: pytest.TempPathFactory) -> str:
         f"FROM {base_image()}\nCOPY manifest.txt /opt/stormbench/manifest.txt\nLABEL org.stormbench.mpi=openmpi\n"
     )
     run("buildah", "build", "--format", "docker", "--tag", SMALL, folder)
-    return SMALL
+    yield SMALL
+    run("podman", "rmi", SMALL, check=False)
 
 
 @pytest.fixture(scope="module", params=["podman", "buildah"])
