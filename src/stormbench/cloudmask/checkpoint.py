@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from stormbench.core.checkpoints import previous
 from stormbench.core.errors import UserError
 from stormbench.core.files import PARTIAL_SUFFIX, atomic_path, reported_os_errors
 
@@ -39,11 +40,6 @@ class State:
 def path_of(folder: Path, experiment_id: int) -> Path:
     """Return the file of a trial's newest checkpoint in the run folder's checkpoints/."""
     return folder / f"{PREFIX}_{experiment_id}{SUFFIX}"
-
-
-def previous(path: Path) -> Path:
-    """Return where the checkpoint before the newest is kept."""
-    return path.with_name(f"{path.stem}.previous{path.suffix}")
 
 
 def model_path(folder: Path, experiment_id: int, which: str) -> Path:

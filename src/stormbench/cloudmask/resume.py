@@ -12,10 +12,10 @@ from stormbench.cloudmask.checkpoint import State
 from stormbench.cloudmask.config import TrainConfig
 from stormbench.cloudmask.ranks import World
 from stormbench.cloudmask.split import Split
+from stormbench.core.checkpoints import choose
 from stormbench.core.errors import UserError
 from stormbench.core.runfolder import RunFolder
 
-AUTO = Path("auto")
 MODEL = ("width",)
 """A checkpoint of another network can't be used at all."""
 SAME_RUN = (
@@ -78,21 +78,7 @@ def starting_point(config: TrainConfig, world: World, folder: RunFolder | None, 
 def _choose(config: TrainConfig, folder: RunFolder) -> tuple[str | None, bool, str]:
     newest = checkpoint.path_of(folder.checkpoints, config.experiment_id)
     checkpoint.clear_partial(folder.checkpoints, config.experiment_id)
-    if folder.unfinished:
-        damage = ""
-        for path in (newest, checkpoint.previous(newest)):
-            if path.exists():
-                try:
-                    checkpoint.load(path)
-                except UserError as error:
-                    damage = f"{error}; "
-                    continue
-                return str(path), True, f"{damage}goes on from {path}"
-        if damage:
-            raise UserError(f"{damage}no earlier one is whole: give another --run_tag to start anew")
-    if config.checkpoint is None or config.checkpoint == AUTO:
-        return None, False, ""
-    return str(config.checkpoint), False, f"starts from {config.checkpoint}"
+    return choose(newest, config.checkpoint, checkpoint.load, unfinished=folder.unfinished)
 
 
 def check(path: str, state: State, config: TrainConfig, mine: dict[str, Any], *, continues: bool) -> None:

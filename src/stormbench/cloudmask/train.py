@@ -18,7 +18,7 @@ from stormbench.cloudmask.host import compute_settings
 from stormbench.cloudmask.ranks import World
 from stormbench.cloudmask.session import connected
 from stormbench.cloudmask.state import Position
-from stormbench.core import clocks, runfolder
+from stormbench.core import checkpoints, clocks, runfolder
 from stormbench.core.errors import EXIT_DONE, Stopped, StormbenchError, UserError
 from stormbench.core.files import writable_folder
 from stormbench.core.launch import Launch, detect
@@ -191,7 +191,7 @@ class _Run:
         if self.world.rank != 0:
             return
         tag = config.run_tag
-        if tag is None and config.checkpoint == resume.AUTO:
+        if tag is None and config.checkpoint == checkpoints.AUTO:
             tag = runfolder.unfinished_tag(config.output_dir, config.experiment_id, "cloudmask-", f"*{checkpoint.SUFFIX}")
         if tag is None:
             self.folder = RunFolder.new(config.output_dir, runfolder.default_tag("cloudmask", config.seed), config.experiment_id)

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from stormbench.core.checkpoints import previous
 from stormbench.core.errors import RunError, UserError
 from stormbench.core.files import PARTIAL_SUFFIX, atomic_path
 
@@ -17,11 +18,6 @@ FORMAT = 1
 def file_name(prefix: str, experiment_id: int) -> str:
     """Return the name of a trial's newest checkpoint."""
     return f"{prefix}_{experiment_id}.pt"
-
-
-def previous(path: Path) -> Path:
-    """Return where the checkpoint before the newest is kept."""
-    return path.with_name(f"{path.stem}.previous{path.suffix}")
 
 
 def save(path: Path, state: dict[str, Any]) -> None:

@@ -6,6 +6,7 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
+from stormbench.core.checkpoints import choose
 from stormbench.core.errors import UserError
 from stormbench.core.options import plain
 from stormbench.core.runfolder import RunFolder
@@ -14,7 +15,6 @@ from stormbench.deepcam.agreement import together
 from stormbench.deepcam.config import TrainConfig
 from stormbench.deepcam.wire import Wire, from_rank0
 
-AUTO = Path("auto")
 MODEL = ("channels", "width", "optimizer")
 """A checkpoint of another model or optimizer can't be used at all."""
 SAME_RUN = (
@@ -74,21 +74,7 @@ def starting_point(config: TrainConfig, wire: Wire, folder: RunFolder | None, mi
 def _choose(config: TrainConfig, folder: RunFolder) -> tuple[str | None, bool, str]:
     newest = folder.checkpoints / checkpoint.file_name(config.model_prefix, config.experiment_id)
     checkpoint.clear_partial(newest)
-    if folder.unfinished:
-        damage = ""
-        for path in (newest, checkpoint.previous(newest)):
-            if path.exists():
-                try:
-                    checkpoint.load(path)
-                except UserError as error:
-                    damage = f"{error}; "
-                    continue
-                return str(path), True, f"{damage}goes on from {path}"
-        if damage:
-            raise UserError(f"{damage}no earlier one is whole: give another --run_tag to start anew")
-    if config.checkpoint is None or config.checkpoint == AUTO:
-        return None, False, ""
-    return str(config.checkpoint), False, f"starts from {config.checkpoint}"
+    return choose(newest, config.checkpoint, checkpoint.load, unfinished=folder.unfinished)
 
 
 def check(path: str, state: dict[str, Any], config: TrainConfig, mine: dict[str, Any], *, continues: bool) -> None:

@@ -9,6 +9,7 @@ import os
 from typing import Any
 
 from stormbench.core import clocks, runfolder
+from stormbench.core.checkpoints import AUTO
 from stormbench.core.errors import Stopped, StormbenchError, UserError
 from stormbench.core.files import writable_folder
 from stormbench.core.launch import detect
@@ -142,7 +143,7 @@ class _Run:
         if self.wire.rank != 0:
             return
         tag = config.run_tag
-        if tag is None and config.checkpoint == resume.AUTO:
+        if tag is None and config.checkpoint == AUTO:
             tag = runfolder.unfinished_tag(config.output_dir, config.experiment_id, "deepcam-")
         if tag is None:
             self.folder = RunFolder.new(config.output_dir, runfolder.default_tag("deepcam", config.seed), config.experiment_id)
