@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 BIN = Path(sys.executable).parent
+OWN_APPTAINER = Path(__file__).parents[1] / ".apptainer" / "bin"
 HEIGHT, WIDTH, N_TRAIN, N_VALIDATION = 32, 48, 16, 5
 LAUNCHER_VARIABLES = ("SLURM_", "PMI", "OMPI_", "JSM_", "LSB_", "PALS_", "MV2_", "MPI_")
 
@@ -38,6 +39,17 @@ def clean_environment(**extra: str) -> dict[str, str]:
     for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT", "SEED"):
         kept.pop(name, None)
     return {**kept, "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}", "OMP_NUM_THREADS": "1", **extra}
+
+
+@pytest.fixture(scope="session")
+def apptainer() -> Path:
+    """The program, of the machine or as `make apptainer` unpacks it. Without it the tests are skipped, never where CI vouches for it."""
+    found = shutil.which("apptainer", path=f"{OWN_APPTAINER}{os.pathsep}{os.environ['PATH']}")
+    if found is None and os.environ.get("CI"):
+        pytest.fail("CI is set, so these tests must run: tests/cluster/apptainer.sh .apptainer installs apptainer")
+    if found is None:
+        pytest.skip("needs apptainer: tests/cluster/apptainer.sh .apptainer")
+    return Path(found)
 
 
 Run = Callable[..., subprocess.CompletedProcess[str]]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shlex
 import shutil
 import subprocess
@@ -16,19 +15,8 @@ from tests.cluster.test_slurm_jobs import Job, assert_only_the_target_is_missed,
 from tests.conftest import clean_environment, record
 
 ROOT = Path(__file__).parents[2]
-OWN = ROOT / ".apptainer" / "bin"
 # the image is thin: the machine's own programs and this Python are mounted into it, everything else is the image's
 MOUNTED = sorted({"/usr", str(ROOT), str(Path(sys.base_prefix).resolve()), str(Path(sys.prefix).resolve())})
-
-
-@pytest.fixture(scope="session")
-def apptainer() -> Path:
-    found = shutil.which("apptainer", path=f"{OWN}{os.pathsep}{os.environ['PATH']}")
-    if found is None and os.environ.get("CI"):
-        pytest.fail("CI is set, so these tests must run: tests/cluster/apptainer.sh .apptainer installs apptainer")
-    if found is None:
-        pytest.skip("needs apptainer: tests/cluster/apptainer.sh .apptainer")
-    return Path(found)
 
 
 @pytest.fixture(scope="session")

@@ -103,16 +103,6 @@ def image(workload: str, build: Build) -> str:
 
 
 @pytest.fixture(scope="session")
-def apptainer(tools: None) -> Path:
-    found = shutil.which("apptainer", path=engine.environment()["PATH"])
-    if found is None and os.environ.get("CI"):
-        pytest.fail("CI is set, so these tests must run: tests/cluster/apptainer.sh .apptainer installs apptainer")
-    if found is None:
-        pytest.skip("needs apptainer: tests/cluster/apptainer.sh .apptainer")
-    return Path(found)
-
-
-@pytest.fixture(scope="session")
 def pack(build: Build, apptainer: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     """Return a function that gives an image as a SIF by apptainer's recipe, from the OCI image; under a path with blanks."""
     done: dict[str, Path] = {}

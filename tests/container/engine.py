@@ -15,11 +15,10 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from tests.conftest import clean_environment
+from tests.conftest import OWN_APPTAINER, clean_environment
 
 ROOT = Path(__file__).parents[2]
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "stormbench"
-OWN = ROOT / ".apptainer" / "bin"
 BASE = "localhost/stormbench-base"
 PYTHON = "3.11"
 """Of Debian bookworm."""
@@ -80,7 +79,7 @@ def environment(**extra: str) -> dict[str, str]:
     return found | {
         "CONTAINERS_CONF": str(folder / "containers.conf"), "CONTAINERS_STORAGE_CONF": str(folder / "storage.conf"),
         # nothing of this machine but its kernel is needed to run a step of a build
-        "BUILDAH_ISOLATION": "chroot", "PATH": os.pathsep.join((found["PATH"], "/usr/sbin", "/sbin", str(OWN))),
+        "BUILDAH_ISOLATION": "chroot", "PATH": os.pathsep.join((found["PATH"], "/usr/sbin", "/sbin", str(OWN_APPTAINER))),
     }  # fmt: skip
 
 
