@@ -60,6 +60,8 @@ older: docker/horovod-wheel.sh  ## CloudMask's tests with TensorFlow 2.15, Keras
 	PATH="$(CURDIR)/$(OLDER)/bin:$$PATH" $(OLDER)/bin/python -m pytest -q $(wildcard tests/*/test_cloudmask_*.py)
 
 bench: $(READY)  ## the figures of the README, each from its script
+	# what the usual way of converting a product needs, to be compared with
+	$(BIN)/pip install -q -c constraints.txt -e '.[bench]'
 	$(BIN)/python benchmarks/loader.py
 	$(BIN)/python benchmarks/train_step.py
 	$(BIN)/python benchmarks/convert_slstr.py

@@ -5,12 +5,13 @@
 
 The usual way is xarray with h5netcdf, a bicubic spline of the zenith for each channel, and scikit-image's resize. Both ways
 convert the same deflated product that lies in the page cache, each in processes of its own, on one core, taking turns.
-Needs xarray, h5netcdf, scipy and scikit-image.
+Needs xarray, h5netcdf, scipy and scikit-image: pip install -e '.[bench]'.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
 import os
 import platform
@@ -192,6 +193,10 @@ def main() -> int:
     if args.child:
         child(args.child, args.product, args.out, args.rounds)
         return 0
+    missing = [name for name in ("xarray", "h5netcdf", "scipy", "skimage") if importlib.util.find_spec(name) is None]
+    if missing and args.only != "cores":
+        print(f"{', '.join(missing)}: not installed, but the usual way needs it; pip install -e '.[bench]'", file=sys.stderr)
+        return 2
     kept = []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
