@@ -86,9 +86,11 @@ def test_public_file_of_keras_2_loads(models: Path, weights: list[np.ndarray], t
     path = tmp_path / "keras2.h5"
     path.write_bytes((models / "public.h5").read_bytes())
     with h5py.File(path, "r+") as file:
-        config = json.loads(file.attrs["model_config"])
-        file.attrs["model_config"] = json.dumps(as_keras_2(config))
-        file.attrs["keras_version"] = "2.9.0"
+        # an installed Keras 2 has written one itself
+        if not str(file.attrs["keras_version"]).startswith("2."):
+            config = json.loads(file.attrs["model_config"])
+            file.attrs["model_config"] = json.dumps(as_keras_2(config))
+            file.attrs["keras_version"] = "2.9.0"
     for found, expected in zip(predict.load(path), weights, strict=True):
         np.testing.assert_array_equal(found, expected)
 
