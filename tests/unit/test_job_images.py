@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from stormbench.core.errors import UserError
-from stormbench.job.images import build, engines, recipe, registry
+from stormbench.job.images import build, engines, lock, recipe, registry
 from tests import engines as standins
 from tests.kits import Call, command, kit_with
 
@@ -61,6 +61,20 @@ def test_the_printed_command_is_the_one_that_builds(images: Call, tmp_path: Path
     if engine in ("podman", "buildah"):
         # the OCI format would drop the health check
         assert call[call.index("--format") + 1] == "docker"
+
+
+def test_the_image_with_the_compiler_is_pinned_by_its_digest_too_and_a_site_can_give_its_own(images: Call, tmp_path: Path) -> None:
+    kit = kit_with(tmp_path, 'arguments = { TOOLKIT = "nvcr.io/nvidia/cuda:12" }')
+    (kit / "docker/x.Dockerfile").touch()
+    assert "GET https://nvcr.io/v2/nvidia/cuda/manifests/12\n" in images("lock", "--kit", kit, "--dry-run").stdout
+    digest = "sha256:" + "1" * 64
+    lock.write_lock(kit, {"docker.io/library/debian:1": "", "nvcr.io/nvidia/cuda:12": digest})
+    words = ("build", "x", "--kit", kit, "--engine", "docker", "--dry-run")
+    assert f"--build-arg TOOLKIT=nvcr.io/nvidia/cuda:12@{digest} " in images(*words).stdout
+    assert "--build-arg TOOLKIT=scratch " in images(*words, "--toolkit", "scratch").stdout
+    done = images("build", "deepcam", "--engine", "docker", "--dry-run", "--toolkit", "scratch")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "--toolkit scratch: nothing of deepcam-cpu is compiled for CUDA" in done.stderr
 
 
 def test_help_and_dry_runs_are_quick_to_ask_for(images: Call) -> None:

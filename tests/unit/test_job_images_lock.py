@@ -189,7 +189,9 @@ def test_a_damaged_lock_is_told(tmp_path: Path, text: str) -> None:
 
 def test_the_kits_lock_has_just_the_bases_of_its_images() -> None:
     held = lock.read_lock(ROOT)
-    assert list(held) == list(dict.fromkeys(image.base for image in recipe.read_images(ROOT)))
+    images = recipe.read_images(ROOT)
+    assert set(held) == {image.base for image in images} | {value for image in images for name, value in image.arguments.items() if name == "TOOLKIT"}
+    assert len(held) == 4
 
 
 @pytest.mark.parametrize(
@@ -198,7 +200,7 @@ def test_the_kits_lock_has_just_the_bases_of_its_images() -> None:
         ("debian:12", "https://registry-1.docker.io/v2/library/debian/manifests/12"),
         ("rocm/pytorch:a_b", "https://registry-1.docker.io/v2/rocm/pytorch/manifests/a_b"),
         ("docker.io/debian:12", "https://registry-1.docker.io/v2/library/debian/manifests/12"),
-        ("nvcr.io/nvidia/pytorch:25.12-py3", "https://nvcr.io/v2/nvidia/pytorch/manifests/25.12-py3"),
+        ("nvcr.io/nvidia/pytorch:26.07-py3", "https://nvcr.io/v2/nvidia/pytorch/manifests/26.07-py3"),
         ("localhost/x:1", "https://localhost/v2/x/manifests/1"),
     ],
 )

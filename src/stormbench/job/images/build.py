@@ -19,7 +19,7 @@ from stormbench.core.imagerecord import LABEL
 from stormbench.job.images import engines, lock, record, run, site
 from stormbench.job.images.engines import Engine
 from stormbench.job.images.export import describe
-from stormbench.job.images.recipe import Image, kit_folder
+from stormbench.job.images.recipe import TOOLKIT, Image, kit_folder
 from stormbench.job.images.select import chosen
 
 BINFMT = Path("/proc/sys/fs/binfmt_misc")
@@ -32,6 +32,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Add the command's options beside those that all verbs have."""
     parser.description = DETAIL
     parser.add_argument("--base", metavar="IMAGE", help="base image in place of the recipe's, such as a site's mirror of it")
+    parser.add_argument(
+        "--toolkit", metavar="IMAGE", help="image with CUDA's compiler in place of the recipe's; scratch where the wheelhouse has Horovod"
+    )
     parser.add_argument("--arch", metavar="NAME", help="x86_64 or aarch64, by default this machine's")
     parser.add_argument("--network", metavar="NAME", help="network of the build's steps, as the engine names it, such as host or none")
     parser.add_argument("--no_cache", action="store_true", help="take no layer of an earlier build")
@@ -51,6 +54,10 @@ def main(arguments: argparse.Namespace) -> int:
     own = site.site_of(arguments, image, os.environ)
     tag, folder = arguments.tag or image.tag, Path(arguments.folder)
     values = build_arguments(image, base, digest, arguments.base, kit)
+    if TOOLKIT in values:
+        values[TOOLKIT] = arguments.toolkit or lock.base_with_digest(kit, values[TOOLKIT])[0]
+    elif arguments.toolkit:
+        raise UserError(f"--toolkit {arguments.toolkit}: nothing of {image.key} is compiled for CUDA; leave it out")
     if engine.name == "apptainer" and (foreign or arguments.network or arguments.no_cache):
         raise UserError("--arch, --network, --no_cache: apptainer's builds have none of them; leave them out, or take docker or podman")
     target = folder / f"{tag.replace('/', '_').replace(':', '_')}.sif"

@@ -20,7 +20,7 @@ LIMIT_S = 60.0
 LOCKED, MISSING, UNRESOLVED, UNUSED, DROPPED = "locked", "missing", "not resolved", "not in use", "dropped"
 WRONG = (MISSING, UNRESOLVED, UNUSED)
 HEADER = """\
-# The digests of the base images in images.toml. Renewed by: stormbench images lock
+# The digests of the base images in images.toml, and of those with a compiler. Renewed by: stormbench images lock
 # One that could not be asked for is empty: then a build takes the base by its tag alone, and says so.
 """
 DETAIL = """\
@@ -42,7 +42,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def main(arguments: argparse.Namespace) -> int:
     """Renew or check the lock and tell how each base stands; 1 where one has no digest."""
     kit = recipe.kit_folder(arguments.kit)
-    bases = list(dict.fromkeys(image.base for image in recipe.read_images(kit)))
+    bases = list(dict.fromkeys(base for image in recipe.read_images(kit) for base in image.foreign_images))
     if arguments.dry_run:
         from stormbench.job.images import registry
 

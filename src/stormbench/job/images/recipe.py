@@ -14,6 +14,8 @@ from stormbench.core.errors import UserError, did_you_mean
 LIST = Path("docker") / "images.toml"
 DEFAULT_VARIANT = "cpu"
 PREFIX = "stormbench-"
+TOOLKIT = "TOOLKIT"
+"""The build argument that names an image with CUDA's compiler."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -51,6 +53,11 @@ class Image:
     def tag(self) -> str:
         """The local name that a build gives it."""
         return f"{PREFIX}{self.name}:{stormbench.__version__}-{self.variant}"
+
+    @property
+    def foreign_images(self) -> tuple[str, ...]:
+        """The images that others make and its build takes from their registries: the base, and the one that has CUDA's compiler."""
+        return (self.base, *([self.arguments[TOOLKIT]] if TOOLKIT in self.arguments else []))
 
     @property
     def accelerator(self) -> str:
