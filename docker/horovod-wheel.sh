@@ -3,6 +3,9 @@
 # it prints is the wheel's path. Takes about 7 minutes on 2 cores; needs a C++17 compiler and an MPI with its headers.
 #
 #   docker/horovod-wheel.sh [PYTHON]      kept in $STORMBENCH_WHEELS, by default ~/.cache/stormbench/wheels
+#   docker/horovod-wheel.sh --fetch FOLDER [X.Y]
+#                                         only puts the source and the build's tools for Python X.Y into a wheelhouse, with which an
+#                                         image's build makes the wheel without any network
 #
 # Calls at the same time build once. One that is killed leaves no half wheel behind.
 set -euo pipefail
@@ -14,6 +17,27 @@ fail() {
     printf 'horovod-wheel: %s\n' "$*" >&2
     exit "${code:-2}"
 }
+
+# Horovod's setup.py asks for what setuptools 81 and CMake 4 have removed; they stay out of the environment itself
+tools=('setuptools<81' wheel 'cmake>=3.13,<4' packaging cffi cloudpickle psutil pyyaml)
+# download PYTHON FOLDER: the source of the release that the hash names; pip reads its metadata by the tools
+download() {
+    printf 'horovod==%s --hash=sha256:%s\n' "$version" "$sha256" >"$build/requirements.txt"
+    "$1" -m pip download -q --no-deps --no-binary horovod --no-build-isolation --require-hashes -r "$build/requirements.txt" -d "$2"
+}
+if [ "$python" = --fetch ]; then
+    folder=${2:-} for=${3:-}
+    [ -n "$folder" ] || fail "--fetch: needs the folder of a wheelhouse, and the image's Python where it isn't this machine's: --fetch wheels 3.11"
+    [[ $for =~ ^(3\.[0-9]+)?$ ]] || fail "--fetch $folder $for: the last word is the image's Python, such as 3.11"
+    mkdir -p -- "$folder" 2>/dev/null || fail "$folder: can't be made"
+    build=$(mktemp -d)
+    trap 'rm -rf -- "$build"' EXIT
+    python3 -m pip download -q --only-binary=:all: ${for:+--python-version "$for"} -d "$folder" "${tools[@]}" \
+        || code=1 fail "the build's tools couldn't be fetched; pip's own words are above"
+    python3 -m pip install -q --no-warn-script-location --target "$build/tools" "${tools[@]:0:2}" packaging
+    PYTHONPATH=$build/tools download python3 "$folder" || code=1 fail "Horovod's source couldn't be fetched; pip's own words are above"
+    exit 0
+fi
 
 # the version of TensorFlow alone, as importing it takes seconds and prints
 tensorflow=$("$python" - <<'PYTHON'
@@ -56,13 +80,9 @@ run() {
     shift
     "$@" >>"$log" 2>&1 {lock}>&- || code=1 fail "$what failed; see $log"
 }
-# Horovod's setup.py asks for what setuptools 81 and CMake 4 have removed; they stay out of the environment itself
-run "fetching the build's tools" "$python" -m pip install -q --target "$build/tools" \
-    'setuptools<81' wheel 'cmake>=3.13,<4' packaging cffi cloudpickle psutil pyyaml
+run "fetching the build's tools" "$python" -m pip install -q --target "$build/tools" "${tools[@]}"
 export PYTHONPATH=$build/tools${PYTHONPATH:+:$PYTHONPATH} PATH=$build/tools/bin:$PATH
-printf 'horovod==%s --hash=sha256:%s\n' "$version" "$sha256" >"$build/requirements.txt"
-run "fetching Horovod's source" "$python" -m pip download -q --no-deps --no-binary horovod --no-build-isolation --require-hashes \
-    -r "$build/requirements.txt" -d "$build"
+run "fetching Horovod's source" download "$python" "$build"
 run "unpacking Horovod's source" tar -xzf "$build/horovod-$version.tar.gz" -C "$build"
 source=$build/horovod-$version
 if [ "$(printf '%s\n' 2.16 "$tensorflow" | sort -V | head -n 1)" = 2.16 ]; then

@@ -124,3 +124,18 @@ def test_without_tensorflow_or_a_compiler_it_says_what_to_install(environ: dict[
     code, _, stderr = build(environ, PATH=str(tmp_path / "bin"))
     assert code == 2
     assert stderr == "horovod-wheel: mpicxx: not found; on Debian: apt-get install g++ libopenmpi-dev openmpi-bin\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ([], "--fetch: needs the folder of a wheelhouse"),
+        (["wheels", "python3.11"], "--fetch wheels python3.11: the last word is the image's Python, such as 3.11"),
+        (["/proc/nowhere/wheels"], "/proc/nowhere/wheels: can't be made"),
+    ],
+)
+def test_a_wheelhouse_that_can_not_be_filled_is_told_before_anything_is_fetched(words: list[str], told: str, tmp_path: Path) -> None:
+    done = subprocess.run([SCRIPT, "--fetch", *words], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1), done.stderr
+    assert done.stderr.startswith(f"horovod-wheel: {told}")
+    assert list(tmp_path.iterdir()) == []
