@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import datetime
 import inspect
@@ -16,7 +17,7 @@ import torch
 from stormbench.core import allocator
 from stormbench.core.errors import RunError, StormbenchError, UserError
 from stormbench.core.provenance import usable_cores
-from stormbench.deepcam import batchnorm, model, optim
+from stormbench.deepcam import batchnorm, eager, model, optim
 from stormbench.deepcam.config import FULL_TRAIN_SAMPLES, FULL_VALIDATION_SAMPLES, TrainConfig
 from stormbench.deepcam.data import Dataset, open_dataset, stats
 from stormbench.deepcam.state import Data, Parts, Position
@@ -120,6 +121,8 @@ def build(config: TrainConfig, wire: Wire, data: Data) -> tuple[Parts, list[str]
     network = batchnorm.convert(network, config.batchnorm_group_size, timeout=datetime.timedelta(seconds=config.timeout))
     bare = network
     first, second = config.optimizer_betas
+    if not config.enable_jit:
+        eager.lean_optimizers(torch.optim.Adam, torch.optim.AdamW)
     optimizer = optim.build(
         config.optimizer, bare.parameters(), lr=config.start_lr, betas=(first, second), weight_decay=config.weight_decay
     )
@@ -128,8 +131,9 @@ def build(config: TrainConfig, wire: Wire, data: Data) -> tuple[Parts, list[str]
         bare.compile()
         notes.append("model: compiled by torch.compile")
     if wire.world_size > 1:
-        network = data_parallel(bare, wire)
-        _settle_buckets(network, torch.zeros(1, len(config.channels), 32, 32, device=wire.device))
+        with contextlib.nullcontext() if config.enable_jit else eager.lean_wrapper():
+            network = data_parallel(bare, wire)
+        _settle_buckets(network, torch.zeros(1, len(config.channels), 32, 32, device=wire.device), compiled=config.enable_jit)
     half = AUTOCAST_TYPES[config.precision_mode]
     parts = Parts(
         model=bare,
@@ -214,14 +218,14 @@ def explained(error: BaseException, config: TrainConfig, wire: Wire) -> BaseExce
     return error
 
 
-def _settle_buckets(network: torch.nn.Module, image_nchw: torch.Tensor) -> None:
+def _settle_buckets(network: torch.nn.Module, image_nchw: torch.Tensor, *, compiled: bool) -> None:
     """Let the wrapper order its buckets of gradients now, by a pass that leaves no trace.
 
     It does so after its first backward pass, and over three and more ranks another order rounds sums otherwise: the first
     step after a continuation would differ from the same step of an unbroken run.
     """
     network.eval()
-    with torch.compiler.set_stance("force_eager"):
+    with torch.compiler.set_stance("force_eager") if compiled else contextlib.nullcontext():
         network(image_nchw).sum().backward()
     network.zero_grad(set_to_none=True)
     network.train()
