@@ -116,7 +116,7 @@ def test_a_file_that_was_cut_is_written_again(here: Path, images: Call) -> None:
 def test_the_compression_is_apptainers(here: Path, images: Call) -> None:
     assert images("export", "deepcam", "--format", "sif", "--compression", "zstd").returncode == 0
     (call,) = [words for words in standins.calls(here / "state", "apptainer") if words[1] == "build"]
-    assert call[2:4] == ["--mksquashfs-args", "-comp zstd -Xcompression-level 3"]
+    assert call[2:5] == ["--disable-cache", "--mksquashfs-args", "-comp zstd -Xcompression-level 3"]
 
 
 def test_after_a_failure_the_saved_archive_is_used_again(here: Path, images: Call) -> None:

@@ -149,7 +149,11 @@ def _apptainer(
         words.append("--fakeroot")
     values = {**values, "BASE": without_tag(values["BASE"])}
     kinds = {".sif": "localimage", ".tar": "docker-archive"}
-    values |= {"BOOTSTRAP": kinds[Path(values["BASE"]).suffix]} if Path(values["BASE"]).suffix in kinds else {}
+    local = kinds.get(Path(values["BASE"]).suffix)
+    if local:
+        # its cache of layers, in the user's home, is of no use to a base that lies here anyway
+        words.append("--disable-cache")
+        values["BOOTSTRAP"] = local
     words += [word for name, value in values.items() for word in ("--build-arg", f"{name}={value}")]
     words += [word for name, path in secrets.items() for word in ("--bind", f"{path}:/run/secrets/{name}")]
     words += ["--bind", f"{wheelhouse}:/wheelhouse"] if wheelhouse else []

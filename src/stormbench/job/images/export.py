@@ -145,7 +145,9 @@ def plan(
         scheme = {"docker": "dockerd", "podman": "podman"}[source.name]
         words = (writer.program, "import", "--output", str(absolute), f"{scheme}://{name}")
         return [run.Step(words=words, why=f"import {name} into {target.name}")]
-    build = (writer.program, "build", *(("--mksquashfs-args", COMPRESSION[compression]) if compression else ()), str(absolute))
+    # its cache of layers, in the user's home, is of no use to an image that lies here anyway
+    build = (writer.program, "build", "--disable-cache")
+    build += (*(("--mksquashfs-args", COMPRESSION[compression]) if compression else ()), str(absolute))
     if source.name == "docker":
         return [run.Step(words=(*build, f"docker-daemon:{tag}"), why=f"convert {tag} into {target.name}")]
     save = {
