@@ -91,11 +91,11 @@ def run(*words: object, check: bool = True, folder: Path | None = None, **extra:
     return done
 
 
-def run_as_whole_root(words: Sequence[object], folder: Path) -> subprocess.CompletedProcess[str]:
+def run_as_whole_root(words: Sequence[object], folder: Path, **environ: str) -> subprocess.CompletedProcess[str]:
     """Run a command as root with all capabilities, in a user namespace where each id is itself: apptainer's builds want them all."""
     command = ["unshare", "--user", "--mount", "--propagation", "slave", "sh", "-c", _ENTER, "sh", *(str(word) for word in words)]
     pipe = subprocess.PIPE
-    process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True, env=environment(), cwd=folder)
+    process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True, env=environment(**environ), cwd=folder)
     own = Path("/proc/self/ns/user").readlink()
     deadline = time.monotonic() + 30
     while Path(f"/proc/{process.pid}/ns/user").readlink() == own:

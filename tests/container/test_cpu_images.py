@@ -10,11 +10,9 @@ from typing import Any
 
 import pytest
 
-from tests.container.conftest import MARK
+from tests.container.conftest import MARK, STRANGER, Build, Place
 from tests.container.engine import ROOT, base_image, podman_run, run
 
-STRANGER = 4242
-"""A user that no image knows."""
 SITE_PACKAGES = "/opt/stormbench/venv/lib/python3.11/site-packages"
 PREPARE = {
     "deepcam": "stormbench deepcam synth /scratch/data --train 4 --validation 2 --height 32 --width 48",
@@ -27,27 +25,6 @@ TRAIN = {
     "cloudmask": "stormbench cloudmask train /scratch/data /results --run_tag two --epochs 1 --batch_size 2 --patch_size 32 --clip_offset 4"
     " --width 0.1 --split random --strategy horovod",
 }
-
-
-class Place:
-    """The two folders of a run that can be written."""
-
-    def __init__(self, folder: Path) -> None:
-        self.results, self.scratch = folder / "results", folder / "scratch"
-        for path in (self.results, self.scratch):
-            path.mkdir()
-            path.chmod(0o777)
-
-    @property
-    def options(self) -> list[str]:
-        """Read-only root, nothing of it in memory instead, and a user that the image doesn't know."""
-        own = ["--read-only", "--read-only-tmpfs=false", "--user", f"{STRANGER}:{STRANGER}", "--env", "OMP_NUM_THREADS=1"]
-        return [*own, "--volume", f"{self.results}:/results", "--volume", f"{self.scratch}:/scratch"]
-
-
-@pytest.fixture
-def place(tmp_path: Path) -> Place:
-    return Place(tmp_path)
 
 
 def settings(image: str) -> dict[str, Any]:
@@ -72,32 +49,42 @@ def test_results_that_cannot_be_written_are_one_clear_sentence(workload: str, im
     assert "Traceback" not in done.stderr
 
 
-def test_the_health_check_holds_and_notices_a_package_that_is_gone(workload: str, image: str, tmp_path: Path) -> None:
+@pytest.fixture
+def any_image(kind: tuple[str, str], build: Build) -> str:
+    """The image of any kind, where the fixture `image` is that of Open MPI."""
+    return build(*kind)
+
+
+def test_the_health_check_holds_and_notices_a_package_that_is_gone(any_image: str, tmp_path: Path) -> None:
     name = f"stormbench-health-{os.getpid()}"
-    run("podman", "run", "--detach", "--rm", "--network", "none", "--name", name, image, "sleep", "600")
+    run("podman", "run", "--detach", "--rm", "--network", "none", "--name", name, any_image, "sleep", "600")
     try:
         run("podman", "healthcheck", "run", name)
     finally:
         run("podman", "rm", "--force", "--time", "0", name)
-    command = settings(image)["Healthcheck"]["Test"]
+    command = settings(any_image)["Healthcheck"]["Test"]
     assert command[0] == "CMD"
-    done = podman_run(image, *command[1:], options=("--volume", f"{tmp_path}:{SITE_PACKAGES}/h5py"), check=False)
+    done = podman_run(any_image, *command[1:], options=("--volume", f"{tmp_path}:{SITE_PACKAGES}/h5py"), check=False)
     assert done.returncode == 1
     assert "h5py" in done.stderr
 
 
-def test_it_keeps_its_limit_of_size(workload: str, image: str, promises: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
-    size, limit = settings(image)["Size"] / 1e9, promises[workload]["cpu"]["max_size_gb"]
+def test_it_keeps_its_limit_of_size(
+    kind: tuple[str, str], any_image: str, promises: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    workload, variant = kind
+    size, limit = settings(any_image)["Size"] / 1e9, promises[workload][variant]["max_size_gb"]
     with capsys.disabled():
-        print(f"\n{image}: {size:.2f} GB, limit {limit:g} GB")
+        print(f"\n{any_image}: {size:.2f} GB, limit {limit:g} GB")
     assert 0.5 < size < limit
 
 
-def test_its_packages_are_those_of_the_constraints_and_none_is_for_gpus(workload: str, image: str) -> None:
-    manifest = podman_run(image, "cat", "/opt/stormbench/manifest.txt").stdout.splitlines()
-    assert manifest[0] == f"image {workload}-cpu"
+def test_its_packages_are_those_of_the_constraints_and_none_is_for_gpus(kind: tuple[str, str], any_image: str) -> None:
+    workload, key = kind[0], "-".join(kind)
+    manifest = podman_run(any_image, "cat", "/opt/stormbench/manifest.txt").stdout.splitlines()
+    assert manifest[0] == f"image {key}"
     packages = dict(line.split()[1:] for line in manifest if line.startswith("python "))
-    pinned = re.findall(r"^([\w.-]+)==(\S+)", (ROOT / "docker" / "constraints" / f"{workload}-cpu.txt").read_text(), re.MULTILINE)
+    pinned = re.findall(r"^([\w.-]+)==(\S+)", (ROOT / "docker" / "constraints" / f"{key}.txt").read_text(), re.MULTILINE)
     expected = {re.sub(r"[-_.]+", "-", name).lower(): version for name, version in pinned}
     found = {re.sub(r"[-_.]+", "-", name): version for name, version in packages.items()}
     # tools of installation, which no constraint names, and what is built rather than taken from an index
@@ -168,9 +155,9 @@ def test_a_users_own_packages_do_not_leak_in(workload: str, image: str, tmp_path
     assert done.stdout.startswith(SITE_PACKAGES)
 
 
-def test_nothing_of_the_site_stays_in_any_layer(image: str) -> None:
-    found = settings(image)
-    told = json.dumps(found) + run("podman", "history", "--no-trunc", "--format", "json", image).stdout
+def test_nothing_of_the_site_stays_in_any_layer(any_image: str) -> None:
+    found = settings(any_image)
+    told = json.dumps(found) + run("podman", "history", "--no-trunc", "--format", "json", any_image).stdout
     assert MARK not in told
     assert not [entry for entry in found["Config"]["Env"] if re.match(r"(PIP_|.*_proxy=|.*_PROXY=|SSL_|CURL_|REQUESTS_)", entry)]
     data = found["GraphDriver"]["Data"]
@@ -187,7 +174,7 @@ def test_nothing_of_the_site_stays_in_any_layer(image: str) -> None:
         assert not [path for name in names for path in Path(layer).glob(name)]
 
 
-def test_deepcams_converter_runs_at_its_old_path_with_ranks_of_mpi(build: Any, place: Place) -> None:
+def test_deepcams_converter_runs_at_its_old_path_with_ranks_of_mpi(build: Build, place: Place) -> None:
     image = build("deepcam")
     podman_run(image, "bash", "-c", PREPARE["deepcam"], options=place.options)
     folders = ("--input_directory=/scratch/data/train", "--output_directory=/results/train")
@@ -195,7 +182,7 @@ def test_deepcams_converter_runs_at_its_old_path_with_ranks_of_mpi(build: Any, p
     assert len(list((place.results / "train").glob("data-*.npy"))) == 4
 
 
-def test_deepcams_old_entry_runs_a_config_of_the_workspace(build: Any, place: Place) -> None:
+def test_deepcams_old_entry_runs_a_config_of_the_workspace(build: Build, place: Place) -> None:
     image = build("deepcam")
     podman_run(image, "bash", "-c", PREPARE["deepcam"], options=place.options)
     settings_of_job = "export DATADIR=/scratch/data LOGDIR=/results MAX_EPOCHS=1 STORMBENCH_WIDTH=0.05"

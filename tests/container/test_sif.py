@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from tests.container import engine
-from tests.container.conftest import MARK, Build, build_sif
+from tests.container.conftest import MARK, QUICK, Build
 from tests.container.engine import CACHE, ROOT, podman_run, run
 from tests.container.test_cpu_images import PREPARE, TRAIN
 
@@ -77,28 +78,29 @@ def test_results_that_cannot_be_written_are_one_clear_sentence(workload: str, si
     assert "/results" in done.stderr and "can't be written" in done.stderr and "Traceback" not in done.stderr, done.stderr
 
 
-def test_the_recipe_alone_makes_the_same_packages_from_the_base(
-    build: Build, apptainer: Path, secrets: list[str], tmp_path: Path
+def test_the_command_makes_the_same_packages_from_the_base_by_apptainer_alone(
+    workload: str, build: Build, apptainer: Path, secrets: list[str], tmp_path: Path
 ) -> None:
     """A site without any engine but apptainer. What came of the same files is kept, as this takes minutes."""
-    key = "deepcam-cpu"
-    sources = [*sorted((ROOT / "docker").rglob("*")), ROOT / "apptainer" / "deepcam.def", ROOT / "pyproject.toml"]
-    mark = hashlib.sha256(b"".join(path.read_bytes() for path in sources if path.is_file())).hexdigest()[:16]
+    key = f"{workload}-cpu"
+    sources = [ROOT / "apptainer" / f"{workload}.def", ROOT / "pyproject.toml", *sorted((ROOT / "src/stormbench/job/images").glob("*.py"))]
+    sources += [path for path in sorted((ROOT / "docker").rglob("*")) if path.is_file()]
+    mark = hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()[:16]
     kept = CACHE / "sif" / f"{key}-{mark}.manifest"
+    expected = podman_run(build(workload), "cat", MANIFEST).stdout
     if not kept.exists():
         for older in kept.parent.glob(f"{key}-*.manifest"):
             older.unlink()
-        archive, target = tmp_path / "base.tar", tmp_path / "alone.sif"
+        archive = tmp_path / "a base.tar"
         run("podman", "save", "--quiet", "--format", "docker-archive", "--output", archive, engine.base_image())
-        given = dict(zip(secrets[::2], secrets[1::2], strict=True))
-        binds = {engine.wheelhouse(key): "/wheelhouse"}
-        binds |= {given[option]: f"/run/secrets/{name}" for option, name in (("--pip_conf", "pipconf"), ("--apt_mirror", "apt"))}
-        options = [word for source, place in binds.items() for word in ("--bind", f"{source}:{place}")]
-        told = build_sif(apptainer, "deepcam", "docker-archive", archive, target, *options)
-        assert "mpi4py.MPI" in told, "its test did not run at the end of the build"
+        words = [sys.executable, "-m", "stormbench", "images", "build", workload, "--engine", "apptainer", "--base", archive, "--json"]
+        words += ["--kit", ROOT, "--folder", tmp_path / "made", "--wheelhouse", engine.wheelhouse(key), *secrets]
+        told = json.loads(engine.run_as_whole_root(words, tmp_path, APPTAINER_MKSQUASHFS_ARGS=QUICK).stdout)
+        assert "mpi4py.MPI" in Path(told["log"]).read_text(), "its test did not run at the end of the build"
         look = f"ls -d /wheelhouse /source /kit /run/secrets; grep -rlF {MARK} /etc /opt/stormbench /var /root; true"
-        traces = in_sif(apptainer, target, "sh", "-c", look)
-        assert traces.stdout == ""
+        assert in_sif(apptainer, told["file"], "sh", "-c", look).stdout == ""
+        recorded = json.loads((tmp_path / "made" / "image.json").read_text())["images"][Path(told["file"]).name]
+        assert recorded["packages"]["python"]["mpi4py"]
         kept.parent.mkdir(parents=True, exist_ok=True)
-        kept.write_text(in_sif(apptainer, target, "cat", MANIFEST).stdout)
-    assert kept.read_text() == podman_run(build("deepcam"), "cat", MANIFEST).stdout
+        kept.write_text(in_sif(apptainer, told["file"], "cat", MANIFEST).stdout)
+    assert kept.read_text() == expected

@@ -5,22 +5,17 @@ from __future__ import annotations
 import json
 import os
 import shlex
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-
-import pytest
 
 from stormbench.core.verdict import read_events
 from tests.cluster.slurm import Cluster
-from tests.cluster.slurm import why_impossible as why_no_slurm
-from tests.cluster.test_slurm_jobs import Job, assert_only_the_target_is_missed, logged, result_lines
-from tests.container.conftest import Build
+from tests.cluster.test_slurm_jobs import ONE_RANK_A_NODE, Job, assert_only_the_target_is_missed, logged, result_lines
+from tests.container.conftest import Build, Place
 from tests.container.engine import ROOT, podman_run
-from tests.container.test_cpu_images import PREPARE, Place
+from tests.container.test_cpu_images import PREPARE
 
-ONE_RANK_A_NODE = """\
-export DGXNGPU=1 SBATCH_GPUS=2 SBATCH_GPUS_PER_NODE=1 STORMBENCH_GPU_VENDOR=none STORMBENCH_RUNTIME=apptainer
-"""
+ON_CPUS = f"{ONE_RANK_A_NODE}export STORMBENCH_GPU_VENDOR=none STORMBENCH_RUNTIME=apptainer\n"
 CLOUDMASK = """\
 export STORMBENCH_BENCHMARK=cloudmask STORMBENCH_CLOUDMASK_BATCH_SIZE=2 STORMBENCH_CLOUDMASK_EPOCHS=1 STORMBENCH_CLOUDMASK_PATCH_SIZE=32
 export STORMBENCH_CLOUDMASK_CLIP_OFFSET=4 STORMBENCH_WIDTH=0.1 STORMBENCH_CLOUDMASK_STRATEGY=horovod STORMBENCH_MPI=pmix
@@ -34,19 +29,8 @@ world = MPI.COMM_WORLD
 hosts = world.allgather(socket.gethostname())
 total = world.allreduce(world.rank + 1)
 if world.rank == 0:
-    print(json.dumps({"hosts": hosts, "total": total, "mpi": MPI.Get_library_version()[:8]}))
+    print(json.dumps({"hosts": hosts, "total": total, "mpi": MPI.Get_library_version().strip("\\0").splitlines()[0]}))
 """
-
-
-@pytest.fixture(scope="session")
-def two_nodes(tools: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    why = why_no_slurm()
-    if why and os.environ.get("CI"):
-        pytest.fail(f"CI is set, so these tests must run: {why}")
-    if why:
-        pytest.skip(why)
-    with Cluster(tmp_path_factory.mktemp("slurm"), nodes=("c1", "c2"), cpus=2) as running:
-        yield running
 
 
 def test_ranks_on_two_nodes_meet_by_the_images_own_mpi(sif: Path, apptainer: Path, two_nodes: Cluster, tmp_path: Path) -> None:
@@ -56,14 +40,15 @@ def test_ranks_on_two_nodes_meet_by_the_images_own_mpi(sif: Path, apptainer: Pat
     done = two_nodes.run(*words, *inside, "python", "-c", MEET, folder=tmp_path)
     assert done.returncode == 0, done.stderr
     told = json.loads(done.stdout.strip().splitlines()[-1])
-    assert told == {"hosts": ["c1", "c2"], "total": 3, "mpi": "Open MPI"}
+    assert told["mpi"].startswith("Open MPI")
+    assert (told["hosts"], told["total"]) == (["c1", "c2"], 3)
 
 
 def test_deepcam_trains_on_two_nodes_by_run_sub(
     pack: Callable[[str], Path], apptainer: Path, two_nodes: Cluster, data: Path, tmp_path: Path
 ) -> None:
     sif = pack("deepcam")
-    extra = f"{ONE_RANK_A_NODE}export CONT={shlex.quote(str(sif))} STORMBENCH_SCRATCH={tmp_path} PATH={apptainer.parent}:$PATH\n"
+    extra = f"{ON_CPUS}export CONT={shlex.quote(str(sif))} STORMBENCH_SCRATCH={tmp_path} PATH={apptainer.parent}:$PATH\n"
     job = Job(two_nodes, tmp_path / "with blank", data, extra)
     printed = job.to_the_end()
     folder = job.run_folder()
@@ -93,7 +78,7 @@ def test_cloudmask_trains_on_two_nodes_by_horovod_and_mpi(
     sif = pack("cloudmask")
     place = Place(tmp_path)
     podman_run(build("cloudmask"), "bash", "-c", PREPARE["cloudmask"], options=place.options)
-    extra = f"{ONE_RANK_A_NODE}{CLOUDMASK}export CONT={shlex.quote(str(sif))} STORMBENCH_SCRATCH={tmp_path} PATH={apptainer.parent}:$PATH\n"
+    extra = f"{ON_CPUS}{CLOUDMASK}export CONT={shlex.quote(str(sif))} STORMBENCH_SCRATCH={tmp_path} PATH={apptainer.parent}:$PATH\n"
     job = Job(two_nodes, tmp_path / "job", place.scratch / "data", extra)
     printed = job.to_the_end()
     folder = job.run_folder()
