@@ -49,9 +49,11 @@ apptainer:
 # without a compiler or an MPI the tests that need Horovod are skipped, or fail where CI is set
 test: lint apptainer  ## lint and every test
 	@$(MAKE) --no-print-directory horovod || [ -z "$$CI" ]
+	# thousands of processes start from this code, which each would compile anew where the caller forbids Python to keep it
+	PYTHONDONTWRITEBYTECODE= $(BIN)/python -m compileall -q src tests
 	# small tests share the cores; of the others, one process has clusters and images, and one starts trainings
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest -q -n auto --maxprocesses 8 $(SMALL)
-	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest -n 2 --dist loadfile --durations 20 $(addprefix --ignore=,$(SMALL)) tests
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --durations 20 $(addprefix --ignore=,$(SMALL)) tests
 
 older: docker/horovod-wheel.sh  ## CloudMask's tests with TensorFlow 2.15, Keras 2 and Horovod as it is, in an environment of their own
 	$(PYTHON) -m venv $(OLDER)
@@ -62,6 +64,7 @@ older: docker/horovod-wheel.sh  ## CloudMask's tests with TensorFlow 2.15, Keras
 bench: $(READY)  ## the figures of the README, each from its script
 	# what the usual way of converting a product needs, to be compared with
 	$(BIN)/pip install -q -c constraints.txt -e '.[bench]'
+	$(BIN)/python benchmarks/start_up.py
 	$(BIN)/python benchmarks/loader.py
 	$(BIN)/python benchmarks/train_step.py
 	$(BIN)/python benchmarks/convert_slstr.py

@@ -26,6 +26,10 @@ export STORMBENCH_WIDTH=0.05 MAX_EPOCHS=1 TARGET_IOU=1 OMP_NUM_THREADS=1 MAX_THR
 """
 
 
+ONE_RANK_A_NODE = "export DGXNGPU=1 SBATCH_GPUS=2 SBATCH_GPUS_PER_NODE=1\n"
+"""Added to a config where two ranks show what four do."""
+
+
 class Job:
     """One submission of run.sub: its folder, and what came of it."""
 
@@ -170,7 +174,7 @@ def test_an_unknown_partition_is_slurms_own_error_at_submission(slurm: Cluster, 
 
 
 def test_a_path_with_a_space_a_quote_and_a_semicolon(slurm: Cluster, data: Path, tmp_path: Path) -> None:
-    job = Job(slurm, tmp_path / "it's a; $(folder)", data)
+    job = Job(slurm, tmp_path / "it's a; $(folder)", data, ONE_RANK_A_NODE)
     printed = job.to_the_end()
     assert_only_the_target_is_missed(job.run_folder() / "result_1.txt")
     assert f"run folder {job.run_folder()}" in printed
@@ -178,7 +182,7 @@ def test_a_path_with_a_space_a_quote_and_a_semicolon(slurm: Cluster, data: Path,
 
 def test_a_trial_that_fails_fails_the_job_though_the_next_one_ends_well(slurm: Cluster, data: Path, tmp_path: Path) -> None:
     broken = program(tmp_path, "if os.environ.get('EXPERIMENT_ID') == '1': sys.exit('the first trial breaks')\n")
-    job = Job(slurm, tmp_path, data, f"export NEXP=2 PATH={shlex.quote(str(broken))}:$PATH\n")
+    job = Job(slurm, tmp_path, data, ONE_RANK_A_NODE + f"export NEXP=2 PATH={shlex.quote(str(broken))}:$PATH\n")
     printed = job.to_the_end("FAILED")
     assert "1 of 2 trial(s) failed or are non-compliant" in printed
     assert [line[2] for line in result_lines(printed)] == ["41"]
@@ -209,7 +213,7 @@ def test_scancel_in_mid_trial_leaves_no_process_and_a_log_that_says_aborted(slur
 def test_warned_before_its_limit_the_job_queues_itself_again_and_ends_with_the_same_numbers(
     slurm: Cluster, data: Path, tmp_path: Path
 ) -> None:  # fmt: skip
-    long = "export MAX_EPOCHS=6 LOGGING_FREQUENCY=1 STORMBENCH_DETERMINISTIC=1 RUN_TAG=run\n"
+    long = ONE_RANK_A_NODE + "export MAX_EPOCHS=6 LOGGING_FREQUENCY=1 STORMBENCH_DETERMINISTIC=1 RUN_TAG=run\n"
     whole = Job(slurm, tmp_path / "whole", data, long)
     whole.to_the_end()
     # Slurm's own signal, as near to the start as it will go: a limit of two minutes, a warning 110 s before
@@ -233,7 +237,7 @@ def test_warned_before_its_limit_the_job_queues_itself_again_and_ends_with_the_s
 
 
 def test_a_limit_shorter_than_the_usual_warning_does_not_stop_the_job_at_its_start(slurm: Cluster, data: Path, tmp_path: Path) -> None:
-    printed = Job(slurm, tmp_path, data, "export WALLTIME=4 SBATCH_TIMELIMIT=4\n").to_the_end()
+    printed = Job(slurm, tmp_path, data, ONE_RANK_A_NODE + "export WALLTIME=4 SBATCH_TIMELIMIT=4\n").to_the_end()
     assert "the time limit is near" not in printed
 
 
@@ -302,7 +306,7 @@ def test_torchrun_on_each_node_is_another_launcher_of_the_same_ranks(slurm: Clus
 
 
 def test_an_array_gives_each_job_its_seed_and_folder(slurm: Cluster, data: Path, tmp_path: Path) -> None:
-    job = Job(slurm, tmp_path, data, "unset SEED\nexport STORMBENCH_SEEDS='7 9'\n", words="--array=1-2")
+    job = Job(slurm, tmp_path, data, ONE_RANK_A_NODE + "unset SEED\nexport STORMBENCH_SEEDS='7 9'\n", words="--array=1-2")
     number = job.submitted()
     wait_until(lambda: not slurm.ask("squeue", "--noheader", f"--jobs={number}"), "the array doesn't end")
     seeds = sorted(logged(path, "seed")[0] for path in job.results.glob("*/result_1.txt"))
@@ -311,9 +315,9 @@ def test_an_array_gives_each_job_its_seed_and_folder(slurm: Cluster, data: Path,
 
 
 def test_a_dependency_waits_for_success(slurm: Cluster, data: Path, tmp_path: Path) -> None:
-    first = Job(slurm, tmp_path / "first", data)
+    first = Job(slurm, tmp_path / "first", data, ONE_RANK_A_NODE)
     number = first.submitted()
-    second = Job(slurm, tmp_path / "second", data, words=f"--dependency=afterok:{number}")
+    second = Job(slurm, tmp_path / "second", data, ONE_RANK_A_NODE, words=f"--dependency=afterok:{number}")
     after = second.submitted()
     assert slurm.state(after) == "PENDING"
     assert slurm.ended(after) == "COMPLETED"
