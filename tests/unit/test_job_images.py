@@ -61,6 +61,7 @@ def test_the_printed_command_is_the_one_that_builds(images: Call, tmp_path: Path
     if engine in ("podman", "buildah"):
         # the OCI format would drop the health check
         assert call[call.index("--format") + 1] == "docker"
+    assert ("--force-rm" in call) == (engine == "buildah"), "podman does so by itself"
 
 
 def test_the_image_with_the_compiler_is_pinned_by_its_digest_too_and_a_site_can_give_its_own(images: Call, tmp_path: Path) -> None:

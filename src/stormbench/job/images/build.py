@@ -121,7 +121,8 @@ def build_step(
         "docker": ["docker", "buildx", "build", "--load"],
         # the OCI format has no health checks
         "podman": ["podman", "build", "--format", "docker"],
-        "buildah": ["buildah", "build", "--format", "docker", "--layers"],
+        # without --force-rm it leaves a container of each stage that begins with nothing
+        "buildah": ["buildah", "build", "--format", "docker", "--layers", "--force-rm"],
     }[engine.name]
     words += ["--file", str(kit / image.recipe), "--tag", tag]
     words += [word for name, value in values.items() for word in ("--build-arg", f"{name}={value}")]
