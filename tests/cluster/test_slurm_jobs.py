@@ -328,10 +328,10 @@ def test_a_dependency_waits_for_success(slurm: Cluster, data: Path, tmp_path: Pa
 
 @pytest.mark.parametrize(
     "allocate",
-    ["salloc --exclusive -N2 -t 10 --gpus-per-node=2", "srun --exclusive -N2 --ntasks-per-node=1 -t 10 --gpus-per-node=2 --pty"],
+    ["salloc --exclusive -N2 -t 10 --gpus-per-node=1", "srun --exclusive -N2 --ntasks-per-node=1 -t 10 --gpus-per-node=1 --pty"],
 )
 def test_it_runs_inside_an_interactive_allocation(slurm: Cluster, data: Path, tmp_path: Path, allocate: str) -> None:
-    job = Job(slurm, tmp_path, data)
+    job = Job(slurm, tmp_path, data, ONE_RANK_A_NODE)
     # script gives srun --pty the terminal that a user has
     command = f"{job.before} && {allocate} {shlex.quote(str(RUN_SUB))}"
     done = slurm.run("script", "-qec", f"bash -c {shlex.quote(command)}", "/dev/null", folder=tmp_path)
