@@ -26,15 +26,16 @@ download() {
     "$1" -m pip download -q --no-deps --no-binary horovod --no-build-isolation --require-hashes -r "$build/requirements.txt" -d "$2"
 }
 if [ "$python" = --fetch ]; then
-    folder=${2:-} for=${3:-}
+    folder=${2:-} minor=${3:-}
     [ -n "$folder" ] || fail "--fetch: needs the folder of a wheelhouse, and the image's Python where it isn't this machine's: --fetch wheels 3.11"
-    [[ $for =~ ^(3\.[0-9]+)?$ ]] || fail "--fetch $folder $for: the last word is the image's Python, such as 3.11"
+    [[ $minor =~ ^(3\.[0-9]+)?$ ]] || fail "--fetch $folder $minor: the last word is the image's Python, such as 3.11"
     mkdir -p -- "$folder" 2>/dev/null || fail "$folder: can't be made"
     build=$(mktemp -d)
     trap 'rm -rf -- "$build"' EXIT
-    python3 -m pip download -q --only-binary=:all: ${for:+--python-version "$for"} -d "$folder" "${tools[@]}" \
-        || code=1 fail "the build's tools couldn't be fetched; pip's own words are above"
-    python3 -m pip install -q --no-warn-script-location --target "$build/tools" "${tools[@]:0:2}" packaging
+    {
+        python3 -m pip download -q --only-binary=:all: ${minor:+--python-version "$minor"} -d "$folder" "${tools[@]}" \
+            && python3 -m pip install -q --target "$build/tools" "${tools[@]:0:2}" packaging
+    } || code=1 fail "the build's tools couldn't be fetched; pip's own words are above"
     PYTHONPATH=$build/tools download python3 "$folder" || code=1 fail "Horovod's source couldn't be fetched; pip's own words are above"
     exit 0
 fi

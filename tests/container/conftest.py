@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 import sys
 from collections.abc import Callable, Iterator
@@ -117,10 +118,12 @@ def with_horovod(wheels: Path, variant: str) -> None:
     """Put Horovod into the wheelhouse: the wheel, where this machine has built one for the image's Python and MPI, else what builds it."""
     if list(wheels.glob("horovod-*")):
         return
-    own = f"horovod-*-cp{engine.PYTHON.replace('.', '')}_linux_x86_64-Open-MPI-4.1.4-cpu/horovod-*.whl"
-    built = sorted((CACHE / "wheels").glob(own)) if variant == "cpu" else []
+    constraints = (ROOT / "docker" / "constraints" / f"cloudmask-{variant}.txt").read_text()
+    tensorflow = re.findall(r"^tensorflow-cpu==(\S+)", constraints, re.MULTILINE)[0]
+    own = f"horovod-*-tf{tensorflow}-cp{engine.PYTHON.replace('.', '')}_linux_x86_64-Open-MPI-4.1.4-cpu/horovod-*.whl"
+    built = list((CACHE / "wheels").glob(own)) if variant == "cpu" else []
     if built:
-        shutil.copy(built[-1], wheels)
+        shutil.copy(built[0], wheels)
     else:
         run("bash", ROOT / "docker" / "horovod-wheel.sh", "--fetch", wheels, engine.PYTHON)
 

@@ -76,6 +76,9 @@ def test_the_image_with_the_compiler_is_pinned_by_its_digest_too_and_a_site_can_
     done = images("build", "deepcam", "--engine", "docker", "--dry-run", "--toolkit", "scratch")
     assert (done.returncode, done.stdout) == (2, "")
     assert "--toolkit scratch: nothing of deepcam-cpu is compiled for CUDA" in done.stderr
+    done = images("build", "cloudmask", "--variant", "cuda", "--engine", "apptainer", "--dry-run", "--toolkit", "mirror/cuda:12")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "--toolkit mirror/cuda:12: apptainer's builds mount no image" in done.stderr
 
 
 def test_help_and_dry_runs_are_quick_to_ask_for(images: Call) -> None:

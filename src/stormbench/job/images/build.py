@@ -58,6 +58,8 @@ def main(arguments: argparse.Namespace) -> int:
         values[TOOLKIT] = arguments.toolkit or lock.base_with_digest(kit, values[TOOLKIT])[0]
     elif arguments.toolkit:
         raise UserError(f"--toolkit {arguments.toolkit}: nothing of {image.key} is compiled for CUDA; leave it out")
+    if engine.name == "apptainer" and arguments.toolkit:
+        raise UserError(f"--toolkit {arguments.toolkit}: apptainer's builds mount no image; give a wheelhouse with a wheel of Horovod")
     if engine.name == "apptainer" and (foreign or arguments.network or arguments.no_cache):
         raise UserError("--arch, --network, --no_cache: apptainer's builds have none of them; leave them out, or take docker or podman")
     target = folder / f"{tag.replace('/', '_').replace(':', '_')}.sif"
