@@ -11,6 +11,7 @@ import sys
 from collections.abc import Sequence
 
 from stormbench import __version__
+from stormbench.core import garbage
 from stormbench.core.arguments import Parser
 from stormbench.core.errors import EXIT_DONE, EXIT_FAILED, StormbenchError, UserError, did_you_mean
 from stormbench.core.progress import UNWRITABLE, discard, say
@@ -64,6 +65,7 @@ def entry() -> None:
         # the job-side entry reads it where the shell has lost the code
         with contextlib.suppress(OSError), open(told, "a", encoding="utf-8") as stream:
             stream.write(f"exit_code={code}\n")
+    garbage.leave()
     sys.exit(code)
 
 

@@ -13,7 +13,7 @@ from importlib import metadata
 from typing import Any
 
 from stormbench.cloudmask.config import TrainConfig
-from stormbench.core import allocator
+from stormbench.core import allocator, garbage
 from stormbench.core.errors import UserError
 from stormbench.core.launch import Launch
 from stormbench.core.provenance import usable_cores
@@ -45,7 +45,7 @@ def prepare(config: TrainConfig, launch: Launch) -> list[str]:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     if config.cpu_only:
         os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
-    with _without_chatter(), _as_if_absent(*UNUSED_BY_US):
+    with _without_chatter(), _as_if_absent(*UNUSED_BY_US), garbage.importing("tensorflow"):
         import tensorflow as tf
 
     why = "TensorFlow's choice" if ONEDNN not in os.environ else "as asked for" if config.onednn is not None else f"by {ONEDNN}"

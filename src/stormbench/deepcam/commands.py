@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+from stormbench.core import garbage
 from stormbench.core.allreduce import add_parser
 from stormbench.core.arguments import add_options, given_flags
 from stormbench.core.errors import UserError
@@ -57,7 +58,8 @@ def run_train(arguments: argparse.Namespace) -> int:
         raise error if detect(os.environ).rank == 0 else UserError("") from None
     # before torch is there, which takes seconds in which a signal may come
     with SignalWatch() as watch:
-        from stormbench.deepcam.train import run
+        with garbage.importing("torch"):
+            from stormbench.deepcam.train import run
 
         return run(config, origins, watch)
 

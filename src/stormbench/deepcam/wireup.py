@@ -12,6 +12,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from stormbench.core import garbage
 from stormbench.core.errors import RunError, UserError, did_you_mean
 from stormbench.core.files import writable_folder
 from stormbench.core.launch import Launch, detect
@@ -45,7 +46,8 @@ def connect(
             more ranks than GPUs.
         RunError: a rank did not come in time, only some ranks see a GPU, or the connection failed.
     """
-    import torch
+    with garbage.importing("torch"):
+        import torch
 
     variables = dict(os.environ if environ is None else environ)
     if method not in METHODS:
