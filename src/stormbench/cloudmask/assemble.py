@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -126,8 +127,7 @@ def save(parts: Parts, position: Position, config: TrainConfig, folder: Path, ab
     names += ["last"] if between_epochs else []
     names += [f"epoch{position.epoch - 1}"] if between_epochs and config.save_epochs else []
     if names:
-        # outside any strategy, and for images of any size
-        network = model.unet((None, None, N_CHANNELS), config.width)
+        network = _network_to_save(config.width)
         network.set_weights(state.weights)
         first, *rest = (checkpoint.model_path(folder, config.experiment_id, name) for name in names)
         checkpoint.save_model(first, network)
@@ -135,6 +135,12 @@ def save(parts: Parts, position: Position, config: TrainConfig, folder: Path, ab
             checkpoint.copy_model(first, path)
     # models before the checkpoint: a run that dies between them makes the same ones again
     checkpoint.save(checkpoint.path_of(folder, config.experiment_id), state)
+
+
+@functools.lru_cache(maxsize=1)
+def _network_to_save(width: float) -> Any:
+    """Return the network that carries weights into files: outside any strategy, for images of any size, made once for all epochs."""
+    return model.unet((None, None, N_CHANNELS), width)
 
 
 def device_names(world: World) -> list[str]:
