@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,8 @@ import pytest
 
 BIN = Path(sys.executable).parent
 OWN_APPTAINER = Path(__file__).parents[1] / ".apptainer" / "bin"
+CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "stormbench"
+"""What tests keep for the next time."""
 HEIGHT, WIDTH, N_TRAIN, N_VALIDATION = 32, 48, 16, 5
 LAUNCHER_VARIABLES = ("SLURM_", "PMI", "OMPI_", "JSM_", "LSB_", "PALS_", "MV2_", "MPI_")
 
@@ -31,6 +34,17 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
             return "machines" if nodeid.startswith(("tests/cluster/", "tests/container/")) else super()._split_scope(nodeid)
 
     return Rooms(config, log)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, Any, Any]:
+    """Look for no garbage while frameworks are imported and tests are made, nor in them later: they stay to the end."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 def clean_environment(**extra: str) -> dict[str, str]:

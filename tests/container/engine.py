@@ -15,10 +15,9 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from tests.conftest import OWN_APPTAINER, clean_environment
+from tests.conftest import CACHE, OWN_APPTAINER, clean_environment
 
 ROOT = Path(__file__).parents[2]
-CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "stormbench"
 BASE = "localhost/stormbench-base"
 PYTHON = "3.11"
 """Of Debian bookworm."""
