@@ -3,39 +3,39 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
 from tests.container import engine
-from tests.container.conftest import Build
 from tests.container.engine import BASE, ROOT, podman_run, run
 
-RECIPE = """\
-FROM {image}
-USER 0
-RUN rm -rf /opt/stormbench /workspace /results /scratch /data && userdel stormbench \\
- && python3 -m venv --without-pip /opt/vendor && cd /opt/vendor/lib/python3.11/site-packages \\
+RECIPE = f"""\
+FROM {BASE}:bookworm
+COPY steps/site.sh steps/system.sh /steps/
+RUN --mount=type=secret,id=ca --mount=type=secret,id=apt bash /steps/system.sh deepcam cpu \\
+ && rm -rf /steps /workspace /results /scratch /data && userdel stormbench
+RUN python3 -m venv /opt/vendor && cd /opt/vendor/lib/python3.11/site-packages \\
  && mkdir torch tqdm torch-2.10.0a0+vendor.dist-info tqdm-4.60.0.dist-info \\
  && printf '__version__ = "2.10.0a0+vendor"\\n' >torch/__init__.py && printf 'vendors = True\\n' >tqdm/__init__.py \\
  && for name in torch-2.10.0a0+vendor tqdm-4.60.0; do \\
       printf 'Metadata-Version: 2.1\\nName: %s\\nVersion: %s\\n' "${{name%%-*}}" "${{name#*-}}" >$name.dist-info/METADATA; done
-COPY pip /opt/vendor/lib/python3.11/site-packages/pip
-COPY setuptools /opt/vendor/lib/python3.11/site-packages/setuptools
 ENV PATH=/opt/vendor/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 """
+"""As a vendor's: Python in an environment of its own with its own torch, and an MPI."""
 
 
 @pytest.fixture(scope="module")
-def on_vendor(build: Build, secrets: list[str], tmp_path_factory: pytest.TempPathFactory) -> str:
-    """DeepCAM's variant cuda on a base that is like a vendor's: an environment of its own with its own torch."""
+def on_vendor(secrets: list[str], tmp_path_factory: pytest.TempPathFactory) -> str:
+    """DeepCAM's variant cuda on a vendor's base."""
     folder = tmp_path_factory.mktemp("vendor")
-    words = [sys.executable, "-m", "pip", "install", "-q", "--target", str(folder), "pip", "setuptools"]
-    subprocess.run(words, check=True)
-    (folder / "Dockerfile").write_text(RECIPE.format(image=build("deepcam")))
-    run("buildah", "build", "--layers", "--tag", f"{BASE}:vendor", folder)
+    (folder / "Dockerfile").write_text(RECIPE)
+    engine.base_image()
+    given = dict(zip(secrets[::2], secrets[1::2], strict=True))
+    told = [f"--secret=id={name},src={given[flag]}" for name, flag in (("apt", "--apt_mirror"), ("ca", "--ca")) if flag in given]
+    words = ["buildah", "build", "--layers", "--network", "host", *told, "--file", str(folder / "Dockerfile"), "--tag", f"{BASE}:vendor"]
+    run(*words, ROOT / "docker")
     tag = "stormbench-deepcam:vendor"
     words = [sys.executable, "-m", "stormbench", "images", "build", "deepcam", "--variant", "cuda", "--engine", "buildah", "--tag", tag]
     words += ["--base", f"{BASE}:vendor", "--network", "host", "--wheelhouse", str(engine.wheelhouse("deepcam-cpu")), *secrets]
