@@ -9,7 +9,8 @@ READY := $(VENV)/.stormbench-ready
 HOROVOD := $(VENV)/.stormbench-horovod
 # without this environment, whose MPI has wrappers of its compiler too, but no cluster has it
 SYSTEM_PATH := $(subst $(CURDIR)/$(BIN):,,$(PATH))
-SMALL := tests/unit tests/property tests/golden tests/e2e/test_bad_input.py
+# the longest first
+SMALL := tests/e2e/test_bad_input.py tests/property tests/golden tests/unit
 
 OLDER := .venv-tf215
 .PHONY: help demo test lint horovod older bench readme golden apptainer clean
@@ -46,13 +47,13 @@ lint: $(READY)  ## ruff, mypy, shellcheck
 apptainer:
 	@command -v apptainer >/dev/null || { told=$$(bash tests/cluster/apptainer.sh .apptainer 2>&1) || echo "no apptainer here ($$(tail -n 1 <<<"$$told")): the tests that need one are skipped, or fail where CI is set"; }
 
+# thousands of processes start from this code, which each would compile anew where the caller forbids Python to keep it
+test: export PYTHONDONTWRITEBYTECODE =
 # without a compiler or an MPI the tests that need Horovod are skipped, or fail where CI is set
 test: lint apptainer  ## lint and every test
 	@$(MAKE) --no-print-directory horovod || [ -z "$$CI" ]
-	# thousands of processes start from this code, which each would compile anew where the caller forbids Python to keep it
-	PYTHONDONTWRITEBYTECODE= $(BIN)/python -m compileall -q src tests
 	# small tests share the cores; of the others, one process has clusters and images, and one starts trainings
-	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest -q -n auto --maxprocesses 8 $(SMALL)
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest -q -n auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder $(SMALL)
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --durations 20 $(addprefix --ignore=,$(SMALL)) tests
 
 older: docker/horovod-wheel.sh  ## CloudMask's tests with TensorFlow 2.15, Keras 2 and Horovod as it is, in an environment of their own

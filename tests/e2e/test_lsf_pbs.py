@@ -25,7 +25,7 @@ from tests.e2e.test_train import assert_same_weights
 ROOT = Path(__file__).parents[2]
 RUN = """\
 export DGXSYSTEM=T DGXNNODES=2 DGXNGPU=2 LOCAL_BATCH_SIZE=2 SEED=40 WALLTIME={minutes} STORMBENCH_WARNING={warning} RUN_TAG=run
-export STORMBENCH_SCHEDULER={scheduler} STORMBENCH_CORES_PER_RANK=1 STORMBENCH_WIDTH=0.05 MAX_EPOCHS=4 TARGET_IOU=1 MAX_THREADS=1
+export STORMBENCH_SCHEDULER={scheduler} STORMBENCH_CORES_PER_RANK=1 STORMBENCH_WIDTH=0.05 MAX_EPOCHS={epochs} TARGET_IOU=1 MAX_THREADS=1
 export OMP_NUM_THREADS=1 LOGGING_FREQUENCY=1 STORMBENCH_DETERMINISTIC=1 STORMBENCH_SCRATCH={folder}/scratch NEXP={trials}
 """
 SUBMIT = {"lsf": "bsub < job.sh", "pbs": "qsub -V job.sh"}
@@ -34,12 +34,17 @@ SUBMIT = {"lsf": "bsub < job.sh", "pbs": "qsub -V job.sh"}
 class Site:
     """A folder with the stand-ins of one scheduler, its job and what it leaves."""
 
-    def __init__(self, folder: Path, scheduler: str, data: Path, *, minutes: int = 30, warning: int = 60, trials: int = 1) -> None:
+    def __init__(
+        self, folder: Path, scheduler: str, data: Path, *, minutes: int = 30, warning: int = 60, trials: int = 1, epochs: int = 4
+    ) -> None:  # fmt: skip
         self.folder, self.scheduler = folder, scheduler
         (folder / "scratch").mkdir(parents=True)
         install(folder / "bin", PROGRAMS, Plan(ranks=2, calls=str(folder / "calls.jsonl")))
         config = folder / "config.sh"
-        values = {"minutes": minutes, "warning": warning, "scheduler": scheduler, "folder": shlex.quote(str(folder)), "trials": trials}
+        values = {
+            "minutes": minutes, "warning": warning, "scheduler": scheduler, "folder": shlex.quote(str(folder)), "trials": trials,
+            "epochs": epochs,
+        }  # fmt: skip
         config.write_text(RUN.format(**values))
         job = load(config, {"HOME": "/root", "PATH": os.environ["PATH"]})
         assert not job.errors, [str(finding) for finding in job.errors]
@@ -113,7 +118,7 @@ def assert_same_numbers(one: Path, other: Path) -> None:
 
 @pytest.mark.parametrize(("scheduler", "launcher"), [("lsf", "jsrun"), ("pbs", "mpiexec")])
 def test_two_trials_run_to_their_verdicts(data: Path, tmp_path: Path, scheduler: str, launcher: str) -> None:
-    site = Site(tmp_path / "it's a; site", scheduler, data, trials=2)
+    site = Site(tmp_path / "it's a; site", scheduler, data, trials=2, epochs=1)
     printed = site.to_the_end()
     assert [line.split(",")[2] for line in printed.splitlines() if line.startswith("RESULT,")] == ["40", "41"]
     for trial in (1, 2):
@@ -222,7 +227,7 @@ def test_a_killed_job_leaves_no_process(data: Path, tmp_path: Path) -> None:
 
 
 def test_a_new_submission_under_the_same_name_does_again_what_failed_and_nothing_else(data: Path, tmp_path: Path) -> None:
-    site = Site(tmp_path / "site", "pbs", data, trials=2)
+    site = Site(tmp_path / "site", "pbs", data, trials=2, epochs=1)
     path = site.environ["PATH"]
     broken = program(tmp_path, "if os.environ.get('EXPERIMENT_ID') == '2': sys.exit('the second trial breaks')\n")
     site.environ["PATH"] = f"{broken}{os.pathsep}{path}"
@@ -240,7 +245,7 @@ def test_a_new_submission_under_the_same_name_does_again_what_failed_and_nothing
 
 
 def test_a_second_job_in_the_same_run_folder_is_refused_and_the_first_is_not_disturbed(data: Path, tmp_path: Path) -> None:
-    site = Site(tmp_path / "site", "pbs", data)
+    site = Site(tmp_path / "site", "pbs", data, epochs=3)
     site.environ["PATH"] = f"{program(tmp_path, SLOW)}{os.pathsep}{site.environ['PATH']}"
     first = site.start()
     wait_for_steps(site, 1)
