@@ -49,6 +49,8 @@ apptainer:
 
 # thousands of processes start from this code, which each would compile anew where the caller forbids Python to keep it
 test: export PYTHONDONTWRITEBYTECODE =
+# several processes share the cores: threads of one that spin while they wait would take them from the others
+test: export OMP_WAIT_POLICY = passive
 # without a compiler or an MPI the tests that need Horovod are skipped, or fail where CI is set
 test: lint apptainer  ## lint and every test
 	@$(MAKE) --no-print-directory horovod || [ -z "$$CI" ]

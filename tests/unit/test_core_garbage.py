@@ -59,7 +59,8 @@ def test_who_has_imported_the_framework_or_turned_it_off_keeps_it_so() -> None:
     with garbage.importing("no_such_framework"):
         assert not gc.isenabled()
     assert not gc.isenabled()
-    assert gc.get_freeze_count() == before
+    # what was set aside before may still go when nothing refers to it any more
+    assert gc.get_freeze_count() <= before
 
 
 def test_the_program_ends_without_a_look_at_all_but_what_waits_for_the_exit_is_done() -> None:
