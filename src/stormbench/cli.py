@@ -8,6 +8,7 @@ import importlib
 import os
 import select
 import sys
+import time
 from collections.abc import Sequence
 
 from stormbench import __version__
@@ -31,6 +32,8 @@ GROUPS = {
     "results": ("judge what runs have left in their folders", "stormbench.results.commands"),
     "variables": ("all options with their environment variables, defaults and bounds", "stormbench.variables"),
 }
+SILENT_S = 5.0
+"""How long a rank that has nothing to tell stays, for the one that has: launchers that end all ranks at its end don't wait for it."""
 DESCRIPTION = """\
 Scientific deep-learning benchmarks, from raw data to a checked, comparable result.
 
@@ -77,6 +80,10 @@ def _guarded(words: list[str]) -> int:
         text = str(error)
         if text:
             say(text if text.startswith("stormbench ") else f"stormbench: {text}")
+        else:
+            # another rank tells what ended all; mpirun kills the others as soon as one has left with an error, so that one goes first
+            with contextlib.suppress(KeyboardInterrupt):
+                time.sleep(SILENT_S)
         return error.exit_code
     except KeyboardInterrupt:
         say("stormbench: interrupted")

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from stormbench import cli
 from stormbench.core import progress
 from tests.conftest import Run, clean_environment
 
@@ -100,3 +101,16 @@ def test_a_result_that_is_recorded_elsewhere_may_be_lost(environ: dict[str, str]
         command = [sys.executable, "-c", f"{work}; raise SystemExit(cli.main([]))"]
         done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, env=clean_environment(**environ), check=False)
     assert (done.returncode, done.stderr) == (75, "")
+
+
+@pytest.mark.parametrize(("rank", "stays"), [("0", []), ("1", [cli.SILENT_S])])
+def test_a_rank_that_leaves_the_telling_to_rank_0_stays_until_that_has_told(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], rank: str, stays: list[float]
+) -> None:
+    slept: list[float] = []
+    monkeypatch.setattr(cli.time, "sleep", slept.append)
+    for name, value in {"RANK": rank, "WORLD_SIZE": "2", "LOCAL_RANK": rank, "LOCAL_WORLD_SIZE": "2"}.items():
+        monkeypatch.setenv(name, value)
+    assert cli.main(["deepcam", "train", "--local_batch_size", "0"]) == 2
+    assert slept == stays
+    assert capsys.readouterr().err.count("--local_batch_size 0: must be at least 1") == (rank == "0")
