@@ -11,7 +11,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
@@ -134,7 +134,8 @@ class _Attempt:
         if self._job["scheduler"] == "slurm":
             # the script's own process id, which tells a batch script from a shell in an allocation
             command = ["/bin/sh", "-c", 'SLURM_TASK_PID=$$ exec "$@"', "sh", *command]
-        with contextlib.ExitStack() as files:
+        # who is told that the job has started may end it at once
+        with contextlib.ExitStack() as files, self._listening():
             out, err = (files.enter_context(open_output(path, "ab" if self._append else "wb")) if path else None for path in self._paths)
             merged = out is not None and err is None
             process = subprocess.Popen(
@@ -157,31 +158,36 @@ class _Attempt:
             return ("COMPLETED" if code == 0 else "FAILED"), code
         return outcome, code or 1
 
-    def _watch(self, process: subprocess.Popen[bytes]) -> str | None:
-        """Wait for the script; return why it was ended, if it was."""
-        started = time.monotonic()
+    @contextlib.contextmanager
+    def _listening(self) -> Iterator[None]:
+        """Note the signals that come in this block, where the script is there to be ended or told."""
         numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
         previous = {number: signal.signal(number, lambda received, _: self._received.append(received)) for number in numbers}
-        outcome: str | None = None
-        deadline = 0.0
-        warned = self._job["warning"] is None or not self._job["wall_s"]
         try:
-            while process.poll() is None:
-                now = time.monotonic() - started
-                if not warned and now >= self._job["wall_s"] - self._job["warning"][1]:
-                    warned = True
-                    self._warn(process.pid)
-                if outcome is None:
-                    outcome = self._reason(now, process.pid)
-                    if outcome is not None:
-                        deadline = now + GRACE_S
-                        _signal_group(process.pid, signal.SIGTERM)
-                elif now > deadline:
-                    _signal_group(process.pid, signal.SIGKILL)
-                time.sleep(0.02)
+            yield
         finally:
             for number, handler in previous.items():
                 signal.signal(number, handler)
+
+    def _watch(self, process: subprocess.Popen[bytes]) -> str | None:
+        """Wait for the script; return why it was ended, if it was."""
+        started = time.monotonic()
+        outcome: str | None = None
+        deadline = 0.0
+        warned = self._job["warning"] is None or not self._job["wall_s"]
+        while process.poll() is None:
+            now = time.monotonic() - started
+            if not warned and now >= self._job["wall_s"] - self._job["warning"][1]:
+                warned = True
+                self._warn(process.pid)
+            if outcome is None:
+                outcome = self._reason(now, process.pid)
+                if outcome is not None:
+                    deadline = now + GRACE_S
+                    _signal_group(process.pid, signal.SIGTERM)
+            elif now > deadline:
+                _signal_group(process.pid, signal.SIGKILL)
+            time.sleep(0.02)
         # the script may be done by the time its own request to be requeued is seen
         return outcome or self._reason(0.0, process.pid)
 
