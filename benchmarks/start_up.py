@@ -67,12 +67,12 @@ def _measured(way: str) -> list[float]:
     """Return the seconds of processor time from the process's start to its very end, and the modules it had imported."""
     process = subprocess.Popen([sys.executable, "-c", way], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
     assert process.stdout
-    modules = int(process.stdout.read())
+    modules = process.stdout.read()
     _, status, used = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
         raise subprocess.CalledProcessError(process.returncode, process.args)
-    return [used.ru_utime + used.ru_stime, modules]
+    return [used.ru_utime + used.ru_stime, int(modules)]
 
 
 if __name__ == "__main__":
