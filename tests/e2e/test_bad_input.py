@@ -2,18 +2,38 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
 import pytest
 import torch
 
-from tests.conftest import Run
+from stormbench import cli
+from tests.conftest import Run, clean_environment
 from tests.e2e.test_train import train_words
+
+
+@pytest.fixture
+def called(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Run:
+    """Call `stormbench WORD...` in this process, which has torch already: what is refused before any training leaves nothing of it here."""
+
+    def call(*words: Any, **environ: str) -> subprocess.CompletedProcess[str]:
+        with monkeypatch.context() as patch:
+            for name in os.environ.keys() - clean_environment().keys():
+                patch.delenv(name)
+            for name, value in environ.items():
+                patch.setenv(name, value)
+            capfd.readouterr()
+            code = cli.main([*map(str, words)])
+        return subprocess.CompletedProcess(words, code, *capfd.readouterr())
+
+    return call
 
 
 def first(folder: Path) -> Path:
@@ -84,9 +104,9 @@ def assert_one_sentence(done: subprocess.CompletedProcess[str], *words: str) -> 
 
 
 @pytest.mark.parametrize("damage", DAMAGES, ids=lambda damage: damage.__name__)
-def test_damaged_data_is_refused_before_training(stormbench: Run, own_data: Path, tmp_path: Path, damage: Damage) -> None:
+def test_damaged_data_is_refused_before_training(called: Run, own_data: Path, tmp_path: Path, damage: Damage) -> None:
     expected = damage(own_data)
-    done = stormbench(*train_words(own_data, tmp_path / "out"))
+    done = called(*train_words(own_data, tmp_path / "out"))
     assert done.returncode == 2
     assert_one_sentence(done, expected)
     assert not (tmp_path / "out").exists() or list((tmp_path / "out").iterdir()) == []
@@ -120,8 +140,8 @@ def test_damaged_data_is_refused_before_training(stormbench: Run, own_data: Path
     ],
     ids=lambda value: " ".join(value)[:30] if isinstance(value, tuple) else "",
 )
-def test_a_wrong_option_is_refused(stormbench: Run, data: Path, tmp_path: Path, words: tuple[str, ...], expected: str) -> None:
-    done = stormbench(*train_words(data, tmp_path / "out", *words))
+def test_a_wrong_option_is_refused(called: Run, data: Path, tmp_path: Path, words: tuple[str, ...], expected: str) -> None:
+    done = called(*train_words(data, tmp_path / "out", *words))
     assert done.returncode == 2
     assert_one_sentence(done, expected)
     assert not (tmp_path / "out").exists() or list((tmp_path / "out").iterdir()) == []
@@ -150,28 +170,28 @@ SCHEDULE = ("--lr_schedule", 'type="multistep",milestones="5",decay_rate="0.1"')
     ],
 )  # fmt: skip
 def test_a_closed_run_that_cannot_count_is_refused(
-    stormbench: Run, data: Path, tmp_path: Path, environ: dict[str, str], words: tuple[str, ...], expected: str
+    called: Run, data: Path, tmp_path: Path, environ: dict[str, str], words: tuple[str, ...], expected: str
 ) -> None:
-    done = stormbench(*train_words(data, tmp_path / "out", *SCHEDULE, *words), **CLOSED | environ)
+    done = called(*train_words(data, tmp_path / "out", *SCHEDULE, *words), **CLOSED | environ)
     assert done.returncode == 2
     assert_one_sentence(done, expected)
 
 
-def test_a_checkpoint_of_another_model_is_refused_with_both_values(stormbench: Run, data: Path, tmp_path: Path) -> None:
+def test_a_checkpoint_of_another_model_is_refused_with_both_values(stormbench: Run, called: Run, data: Path, tmp_path: Path) -> None:
     words = ("--max_epochs", 1, "--target_iou", 1, "--local_batch_size", 8)
     made = stormbench(*train_words(data, tmp_path, *words))
     assert made.returncode == 0, made.stderr
     checkpoint = tmp_path / "run" / "checkpoints" / "deepcam_1.pt"
-    done = stormbench(*train_words(data, tmp_path / "out", "--checkpoint", checkpoint, "--channels", "0", "1"))
+    done = called(*train_words(data, tmp_path / "out", "--checkpoint", checkpoint, "--channels", "0", "1"))
     assert done.returncode == 2
     assert_one_sentence(done, "channels", "this one has 0 1")
     for damage, expected in ((checkpoint.read_bytes()[:5000], "not a whole checkpoint"), (b"garbage", "not a whole checkpoint")):
         checkpoint.write_bytes(damage)
-        done = stormbench(*train_words(data, tmp_path / "out", "--checkpoint", checkpoint))
+        done = called(*train_words(data, tmp_path / "out", "--checkpoint", checkpoint))
         assert done.returncode == 2
         assert_one_sentence(done, expected)
     torch.save({"anything": 1}, checkpoint)
-    done = stormbench(*train_words(data, tmp_path / "out", "--checkpoint", checkpoint))
+    done = called(*train_words(data, tmp_path / "out", "--checkpoint", checkpoint))
     assert_one_sentence(done, "not a checkpoint that `stormbench deepcam train` has written")
 
 
