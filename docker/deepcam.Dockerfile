@@ -22,6 +22,12 @@ RUN --mount=type=secret,id=proxy --mount=type=secret,id=ca --mount=type=secret,i
 
 FROM packages AS kit
 ARG VARIANT=cpu
+# written into a file of the kit: engines that cache a label without its value would keep that of an older commit
+ARG VERSION=unknown
+ARG REVISION=unknown
+ARG SOURCE=
+ARG BASE_NAME=docker.io/library/debian:bookworm-20250520-slim
+ARG BASE_DIGEST=
 COPY . /source
 RUN --mount=type=secret,id=proxy --mount=type=secret,id=ca --mount=type=secret,id=pipconf \
     --mount=type=bind,from=wheelhouse,source=/,target=/wheelhouse \

@@ -25,6 +25,8 @@ if [ "$image" = deepcam ]; then
     cp "$source/docker/steps/convert_hdf52npy.py" "$target/opt/utils/"
     chmod 755 "$target"/opt/deepCam/run_and_time.sh "$target"/opt/utils/convert_hdf52npy.py
 fi
+printf '%s\n' "version ${VERSION:-unknown}" "revision ${REVISION:-unknown}" "source ${SOURCE:-unknown}" "base ${BASE_NAME:-unknown}" \
+    "digest ${BASE_DIGEST:-unknown}" >"$target/opt/stormbench/origin.txt"
 chmod -R a+rX,go-w "$target"
 chmod 755 "$target"/workspace/{run.sub,run_and_time.sh,init_datasets.sub} "$target/opt/stormbench/entry"
 

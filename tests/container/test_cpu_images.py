@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from stormbench.job.images.build import revision
 from tests.container.conftest import MARK, STRANGER, Build, Place
 from tests.container.engine import ROOT, base_image, podman_run, run
 
@@ -129,7 +130,8 @@ def test_labels_user_and_defaults(workload: str, image: str, promises: dict[str,
     config = settings(image)["Config"]
     labels = {name.removeprefix("org.opencontainers.image."): value for name, value in config["Labels"].items()}
     assert labels["licenses"] == "Apache-2.0"
-    assert re.fullmatch(r"[0-9a-f]{40}(\+changes)?", labels["revision"])
+    assert labels["revision"] == revision(ROOT)
+    assert f"revision {labels['revision']}\n" in podman_run(image, "cat", "/opt/stormbench/origin.txt").stdout
     assert re.fullmatch(r"\d+\.\d+\.\d+\S*", labels["version"])
     assert {"source", "base.name", "base.digest", "title", "description"} <= set(labels)
     assert config["User"] == "10001:10001"

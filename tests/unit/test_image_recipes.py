@@ -122,6 +122,18 @@ def test_user_labels_health_entry_and_arguments(recipe: Path) -> None:
     assert pairs_of_args(recipe)["BASE"] == pairs_of_args(recipe)["BASE_NAME"] == IMAGES[image][variant]["base"]
 
 
+@pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.name)
+def test_a_label_can_not_be_that_of_an_older_build(recipe: Path) -> None:
+    # buildah finds a LABEL in its cache by the text of the recipe; a value that the kit's files hold changes what comes before it
+    asked = {name for words in words_of(recipe, "LABEL") for name in re.findall(r"\$\{(\w+)\}", words)}
+    _, _, kit = recipe.read_text().partition("FROM packages AS kit\n")
+    stage = kit.split("\nFROM ")[0]
+    assert asked - {"VARIANT"} >= {"REVISION", "BASE_DIGEST"}
+    assert asked <= set(re.findall(r"^ARG (\w+)=", stage, re.MULTILINE))
+    written = (DOCKER / "steps" / "kit.sh").read_text()
+    assert [name for name in asked - {"VARIANT"} if f"${{{name}:-" not in written] == []
+
+
 @pytest.mark.parametrize(("image", "variant"), VARIANTS)
 def test_everything_that_is_copied_is_there_and_reaches_the_build(image: str, variant: str) -> None:
     ignore = (ROOT / ".dockerignore").read_text().splitlines()
