@@ -181,5 +181,5 @@ def certificates() -> Path | None:
 
 
 def forget_old_layers() -> None:
-    """Drop what no named image is made of, unless it is so new that tests beside these may be at it."""
-    run("podman", "image", "prune", "--force", "--filter", "until=2h", check=False)
+    """Drop what no named image is made of, unless it is of this week: a build finds its earlier stages, which have no names, there."""
+    run("podman", "image", "prune", "--force", "--filter", "until=168h", check=False)
