@@ -14,6 +14,8 @@ from typing import Any
 
 import pytest
 
+from tests.forks import Fork, Forks
+
 BIN = Path(sys.executable).parent
 OWN_APPTAINER = Path(__file__).parents[1] / ".apptainer" / "bin"
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "stormbench"
@@ -67,6 +69,17 @@ def apptainer() -> Path:
 
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
+FORKS = Forks(clean_environment())
+
+
+def begin(*words: Any, **environ: str) -> subprocess.Popen[str] | Fork:
+    """Start `stormbench WORD...`, by a fork where that shows the same."""
+    told, variables = [*map(str, words)], clean_environment(**environ)
+    framework = FORKS.framework_of(told, variables)
+    if framework:
+        return FORKS.start(framework, told, variables)
+    command = [sys.executable, "-m", "stormbench", *told]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=variables)
 
 
 @pytest.fixture(scope="session")
@@ -74,8 +87,16 @@ def stormbench() -> Run:
     """Run `stormbench WORD...` to its end and return what came of it."""
 
     def run(*words: Any, timeout: float = 240, prefix: tuple[str, ...] = (), **environ: str) -> subprocess.CompletedProcess[str]:
-        command = [*prefix, sys.executable, "-m", "stormbench", *map(str, words)]
-        return subprocess.run(command, capture_output=True, text=True, timeout=timeout, env=clean_environment(**environ), check=False)
+        if prefix:
+            command = [*prefix, sys.executable, "-m", "stormbench", *map(str, words)]
+            return subprocess.run(command, capture_output=True, text=True, timeout=timeout, env=clean_environment(**environ), check=False)
+        process = begin(*words, **environ)
+        try:
+            output = process.communicate(timeout=timeout)
+        finally:
+            process.kill()
+        assert process.returncode is not None
+        return subprocess.CompletedProcess(words, process.returncode, *output)
 
     return run
 

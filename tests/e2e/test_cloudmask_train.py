@@ -18,7 +18,8 @@ import pytest
 from stormbench.cloudmask import names
 from stormbench.core.verdict import read_events
 from tests.cloudmask_files import write_products
-from tests.conftest import Run, clean_environment, metrics, record
+from tests.conftest import Run, begin, clean_environment, metrics, record
+from tests.forks import Fork
 
 pytest.importorskip("tensorflow")
 
@@ -198,12 +199,11 @@ def test_a_done_trial_is_not_run_over_and_the_next_one_reuses_the_split(stormben
     assert second[0]["loss"] != of_trial_1(finished, "step")[0]["loss"]
 
 
-def start(products: Path, output: Path, *more: object) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "stormbench", *words(products, output, *more)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=clean_environment())
+def start(products: Path, output: Path, *more: object) -> subprocess.Popen[str] | Fork:
+    return begin(*words(products, output, *more))
 
 
-def wait_for_steps(folder: Path, steps: int, process: subprocess.Popen[str]) -> None:
+def wait_for_steps(folder: Path, steps: int, process: subprocess.Popen[str] | Fork) -> None:
     deadline = time.monotonic() + 240
     path = folder / "metrics.jsonl"
     while time.monotonic() < deadline:
@@ -236,9 +236,7 @@ def test_a_stop_that_is_asked_for_writes_a_checkpoint_and_auto_goes_on(
 ) -> None:
     more = [*map(str, WHOLE), "--save_frequency", "0", "--checkpoint", "auto"]
     command = ["cloudmask", "train", str(products), str(tmp_path), *more]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "stormbench", *command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=clean_environment()
-    )
+    process = begin(*command)
     deadline = time.monotonic() + 240
     while not (found := list(tmp_path.glob("cloudmask-*/metrics.jsonl"))) or found[0].read_text().count("\n") < 3:
         assert time.monotonic() < deadline

@@ -12,7 +12,8 @@ import pytest
 import torch
 
 from stormbench.core.verdict import judge, read_events
-from tests.conftest import N_TRAIN, N_VALIDATION, Run, clean_environment, metrics, record
+from tests.conftest import N_TRAIN, N_VALIDATION, Run, begin, clean_environment, metrics, record
+from tests.forks import Fork
 
 SMALL = ("--width", "0.05", "--local_batch_size", "2", "--local_batch_size_validation", "2", "--run_tag", "run", "--num_threads", "1")
 
@@ -103,9 +104,8 @@ def test_a_done_trial_is_not_run_over(stormbench: Run, data: Path, finished: Pat
     assert (finished / "result_1.txt").read_bytes() == before
 
 
-def start(data: Path, output: Path, *words: object) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "stormbench", *train_words(data, output, "--max_epochs", 2, "--target_iou", 1, *words)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=clean_environment())
+def start(data: Path, output: Path, *words: object) -> subprocess.Popen[str] | Fork:
+    return begin(*train_words(data, output, "--max_epochs", 2, "--target_iou", 1, *words))
 
 
 def wait_for_steps(folder: Path, steps: int) -> None:
@@ -284,7 +284,9 @@ def test_a_run_that_goes_on_keeps_the_options_its_log_tells(stormbench: Run, dat
 
 
 def test_a_stop_before_the_first_step_leaves_a_checkpoint(data: Path, tmp_path: Path) -> None:
-    process = start(data, tmp_path)
+    # from its very start, before torch is imported
+    command = [sys.executable, "-m", "stormbench", *train_words(data, tmp_path, "--max_epochs", 2, "--target_iou", 1)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=clean_environment())
     deadline = time.monotonic() + 60
     while not process_handles(process.pid, signal.SIGUSR1):
         assert time.monotonic() < deadline
