@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -55,8 +55,8 @@ def test_two_ranks_train_in_the_image(built: str, tmp_path: Path) -> None:
     assert told["run"]["versions"]["torch"].endswith("+cpu")
 
 
-def test_two_ranks_train_in_the_file(workload: str, sif: Path, tmp_path: Path) -> None:
-    told = json.loads(run(*STORMBENCH, "test", workload, "--file", sif, "--folder", tmp_path, "--json").stdout)
+def test_two_ranks_train_in_the_file(pack: Callable[[str], Path], tmp_path: Path) -> None:
+    told = json.loads(run(*STORMBENCH, "test", "cloudmask", "--file", pack("cloudmask"), "--folder", tmp_path, "--json").stdout)
     assert (told["engine"], told["run"]["world_size"]) == ("apptainer", 2)
 
 

@@ -130,12 +130,9 @@ def assert_same_run(folder: Path, whole: Path) -> None:
     assert keys.count("epoch_start") == keys.count("epoch_stop") == 2
 
 
-@pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGTERM])
-def test_a_stop_asked_of_one_rank_stops_all_and_auto_goes_on_to_the_same_bits(
-    data: Path, whole: Path, tmp_path: Path, number: signal.Signals
-) -> None:
+def test_a_stop_asked_of_one_rank_stops_all_and_auto_goes_on_to_the_same_bits(data: Path, whole: Path, tmp_path: Path) -> None:
     process, ranks = started(data, tmp_path, "--deterministic", "--checkpoint", "auto")
-    os.kill(ranks[-1], number)
+    os.kill(ranks[-1], signal.SIGUSR1)
     process.communicate(timeout=120)
     assert record(tmp_path / "run")["outcome"] == "stopped"
     done = launch(TORCHRUN, 2, train_words(data, tmp_path, *WHOLE, "--deterministic", "--checkpoint", "auto"))
@@ -151,10 +148,10 @@ def test_a_signal_to_torchrun_reaches_the_ranks(data: Path, tmp_path: Path) -> N
     assert (tmp_path / "run" / "checkpoints" / "deepcam_1.pt").exists()
 
 
-@pytest.mark.parametrize("steps", [3, 6])
-def test_killed_ranks_go_on_from_their_last_checkpoint_to_the_same_bits(data: Path, whole: Path, tmp_path: Path, steps: int) -> None:
+def test_killed_ranks_go_on_from_their_last_checkpoint_to_the_same_bits(data: Path, whole: Path, tmp_path: Path) -> None:
     process, ranks = started(data, tmp_path, "--deterministic", "--save_frequency", 1)
-    wait_for_steps(tmp_path / "run", steps)
+    # in the second epoch
+    wait_for_steps(tmp_path / "run", 6)
     for pid in (process.pid, *ranks):
         os.kill(pid, signal.SIGKILL)
     process.communicate(timeout=60)
