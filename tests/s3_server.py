@@ -108,11 +108,16 @@ class _Handler(BaseHTTPRequestHandler):
             server.at_once += 1
             server.most_at_once = max(server.most_at_once, server.at_once)
             fault = server.faults[key].pop(0) if server.faults.get(key) else ""
+        self.counted = True
         try:
             self._answer(key, fault)
         finally:
-            with server.lock:
-                server.at_once -= 1
+            self._count_out()
+
+    def _count_out(self) -> None:
+        with self.server.lock:
+            self.server.at_once -= self.counted
+            self.counted = False
 
     def _answer(self, key: str, fault: str) -> None:
         data = self.server.objects.get(key)
@@ -153,6 +158,9 @@ class _Handler(BaseHTTPRequestHandler):
                 time.sleep(0.1)
         else:
             time.sleep(0.05 if fault != "at once" else 0)
-            self.wfile.write(body)
+            self.wfile.write(body[:-1])
+            # with the last byte the client may ask for the next object before this thread goes on
+            self._count_out()
+            self.wfile.write(body[-1:])
         if fault in ("short", "drop", "stall", "slow"):
             self.close_connection = True
