@@ -25,7 +25,7 @@ _FRAMEWORKS = {
     ("deepcam", "train"): "torch",
     ("cloudmask", "train"): "tensorflow",
     ("cloudmask", "inference"): "tensorflow",
-    ("cloudmask", "science"): "tensorflow",
+    ("cloudmask", "run"): "tensorflow",
 }
 
 
